@@ -1,0 +1,49 @@
+"""What all recipes share: data, evaluation, checkpoints, logging. Not a recipe itself."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config():
+    """Every public field and its default; a recipe changes what is its own and adds `method`."""
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 64  # global, over all devices
+    config.total_epochs = 300
+    config.total_steps = 0  # overrides total_epochs when set
+    config.dtype = 'float32'  # of activations: float32 or bfloat16; parameters and losses are float32
+
+    config.data = ConfigDict()
+    config.data.name = 'phantom_cxr'
+    config.data.data_dir = 'data'  # prepared sets lie here
+    config.data.manual_dir = config_dict.placeholder(str)  # the set's own download
+    config.data.stored_size = 256  # px, side of the prepared images
+    config.data.image_size = 224  # px, side of the views
+    config.data.options = ConfigDict()  # further options of the set's builder
+    config.data.validation_fraction = 0.1  # of the patients of train_val
+    config.data.split_seed = 0
+    config.data.num_threads = 4  # that decode, in this process or in each worker
+    config.data.num_workers = 0
+    config.data.prefetch = 4  # batches
+
+    # ResNet-18 with context bottlenecks.
+    config.model = ConfigDict(dict(width=64, context=True, reduction=2))
+
+    # VICReg's two recipes (arXiv:2105.04906, appendix C.1), on one grey channel.
+    config.views = ConfigDict()
+    config.views.first = ConfigDict(dict(
+        area=(0.08, 1.0), flip=0.5, rotation=0.0, jitter_probability=0.8, brightness=0.4,
+        contrast=0.4, blur_probability=1.0, blur_sigma=(0.1, 2.0), solarise_probability=0.0))
+    config.views.second = ConfigDict(config.views.first.to_dict())
+    config.views.second.blur_probability = 0.1
+    config.views.second.solarise_probability = 0.2
+
+    # LARS in VICReg's order (arXiv:2105.04906, main_vicreg.py).
+    config.optim = ConfigDict(dict(
+        name='lars', learning_rate=0.2, scale_with_batch=True, weight_decay=1e-6,
+        warmup_epochs=2.0, final_factor=0.001))
+
+    config.log_every_steps = 50
+    config.eval_every_steps = 5000  # probes of the frozen encoder; 0 = never
+    config.eval = ConfigDict(dict(split='validation', batch_size=64, max_train_images=5000))
+    config.checkpoint = ConfigDict(dict(every_steps=1000, keep_last=2, keep_every=0))
+    return config

@@ -1,0 +1,95 @@
+"""The embedded data set: procedural frontal chest radiographs with exact labels, masks and boxes."""
+
+from collections.abc import Iterator
+import dataclasses
+import os
+
+import numpy as np
+import tensorflow_datasets.public_api as tfds
+
+from mlvicx_jax.errors import UserError
+from .. import radiograph
+from . import render
+from .findings import LABELS
+
+VIEWS = ('PA', 'AP', 'unknown')
+SEXES = ('F', 'M', 'unknown')
+TEST_EVERY = 5  # each fifth patient is a test patient, whatever the number of patients
+
+
+@dataclasses.dataclass(eq=False)
+class Config(tfds.core.BuilderConfig):
+    """Side of the images in pixels, number of patients (1-4 images each, 2.4 on average), and seed."""
+    name: str = ''
+    size: int = 256
+    patients: int = 800
+    seed: int = 0
+
+    def __post_init__(self):
+        for field, least in (('size', 16), ('patients', TEST_EVERY), ('seed', 0)):
+            value = getattr(self, field)
+            if value < least:
+                raise UserError(f'phantom_cxr: option {field} is {value}; give at least {least}')
+        self.name = f'{self.size}_p{self.patients}_s{self.seed}'
+        self.description = (f'{self.patients} patients, {self.size} x {self.size} pixels, '
+                            f'seed {self.seed}')
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Splits `train_val` (four patients in five) and `test`; nothing is downloaded."""
+
+    VERSION = tfds.core.Version('1.0.0')
+    RELEASE_NOTES = {'1.0.0': 'First release.'}
+    BUILDER_CONFIGS = [Config()]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size, features = self.builder_config.size, tfds.features
+        return self.dataset_info_from_configs(
+            features=features.FeaturesDict({
+                'image': features.Image(shape=(size, size, 1), encoding_format='png'),
+                'image_id': features.Text(),
+                'patient_id': features.Text(),
+                'labels': features.Tensor(shape=(len(LABELS),), dtype=np.uint8),
+                'view': features.ClassLabel(names=VIEWS),
+                'sex': features.ClassLabel(names=SEXES),
+                'age': np.int32,
+                'bboxes': features.Sequence({
+                    'bbox': features.BBoxFeature(),
+                    'label': features.ClassLabel(names=LABELS),
+                }),
+                'mask': features.Image(shape=(size, size, 1), encoding_format='png'),
+                'anatomy': features.Image(shape=(size, size, 1), encoding_format='png'),
+            }),
+            metadata=tfds.core.MetadataDict({'labels': list(LABELS)}),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        everyone = range(self.builder_config.patients)
+        test = everyone[TEST_EVERY - 1::TEST_EVERY]
+        return {'train_val': self._generate_examples([p for p in everyone if p not in test]),
+                'test': self._generate_examples(test)}
+
+    def _generate_examples(self, patients) -> Iterator[tuple[str, dict]]:
+        size, seed = self.builder_config.size, self.builder_config.seed
+
+        def example(number: tuple[int, int]) -> tuple[str, dict]:
+            patient, image = number
+            shot = render.render(seed, patient, image, size)
+            image_id = f'{patient:06d}_{image:03d}'
+            return image_id, {
+                'image': radiograph.encode_png(shot.image),
+                'image_id': image_id,
+                'patient_id': f'{patient:06d}',
+                'labels': shot.labels,
+                'view': shot.view,
+                'sex': shot.sex,
+                'age': shot.age,
+                'bboxes': [{'bbox': tfds.features.BBox(*box), 'label': LABELS[k]}
+                           for k, *box in shot.boxes],
+                'mask': radiograph.encode_png(shot.mask),
+                'anatomy': radiograph.encode_png(shot.anatomy),
+            }
+
+        numbers = ((patient, image) for patient in patients
+                   for image in range(render.person(seed, patient).images))
+        yield from radiograph.parallel_map(example, numbers, os.cpu_count() or 1)

@@ -1,0 +1,48 @@
+"""Trains what a config describes: python main.py --config=configs/mlvicx.py [--config.FIELD=VALUE ...]"""
+
+import os
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mlvicx_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, a file of configs/.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; by default workdirs/<config>.')
+_PREVIEW = flags.DEFINE_string('preview', None, 'Write a sheet of views to this PNG and stop.')
+_COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0 of several.')
+_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes there are.')
+_PROCESS = flags.DEFINE_integer('process_id', None, 'Which of them this is.')
+flags.mark_flag_as_required('config')
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches at INFO
+    # Imported here: worker processes of the data pipeline import this file again and need none.
+    from mlvicx_jax import parallel, preview, train
+    parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if _PREVIEW.value:
+        return preview.preview(_CONFIG.value, _PREVIEW.value)
+    return train.train(_CONFIG.value, _WORKDIR.value or default_workdir())
+
+
+def default_workdir() -> str:
+    """configs/mlvicx.py:released -> workdirs/mlvicx_released."""
+    path, _, argument = flags.FLAGS['config'].config_filename.partition(':')
+    return os.path.join('workdirs', '_'.join(filter(None, (pathlib.Path(path).stem, argument))))
+
+
+def run(step, *arguments):
+    """Calls step(*arguments); a user's mistake ends in one line, not in a trace."""
+    try:
+        return step(*arguments)
+    except (UserError, AttributeError, KeyError, FileNotFoundError) as error:
+        if not isinstance(error, UserError) and step is main:
+            raise
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    app.run(lambda argv: run(main, argv), flags_parser=lambda argv: run(flags.FLAGS, argv))

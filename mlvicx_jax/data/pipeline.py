@@ -1,0 +1,139 @@
+"""Batches of a split, on the host: random access, decode, batch. Views are made on the device."""
+
+import atexit
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import weakref
+
+from absl import flags
+import grain
+from mlvicx_jax_datasets import radiograph
+import numpy as np
+
+from mlvicx_jax.data.source import Split
+from mlvicx_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+def train_batches(split: Split, batch_size: int, seed: int, start_step: int = 0,
+                  process_index: int = 0, process_count: int = 1, num_threads: int = 4,
+                  num_workers: int = 0, prefetch: int = 4) -> Iterator[Batch]:
+    """Yields this process's share of the global batches from `start_step` on, without end.
+
+    Every epoch is its own permutation of the split; a batch may span two. Step s is a function of
+    (split, batch_size, seed, s) alone: process h of P holds rows [h b : (h + 1) b], b = batch_size
+    / P, of the same global batch whatever P and the numbers of threads and workers are, and a run
+    resumes by its step alone.
+
+    Args:
+        batch_size: images of the global batch, over all processes.
+        num_threads: threads that decode, in this process or in each worker.
+        num_workers: processes that decode; 0 does it in this one.
+        prefetch: batches made ahead, in this process or in each worker.
+
+    Yields:
+        image uint8 [b, S, S, 1], labels uint8 [b, L], record int32 [b]: the image's position in
+        the split's arrays. Call the iterator's close() to stop its threads and workers.
+
+    Raises:
+        UserError: a batch that does not fit the split or the processes; a damaged record.
+    """
+    local = _local_size(batch_size, process_count)
+    if batch_size > len(split):
+        raise UserError(f'batch_size is {batch_size}, more than the {len(split)} images of '
+                        f'{split.name}; lower it')
+    stream = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat()
+    stream = stream.map(_Read(split)).batch(local)[process_index::process_count][start_step:]
+    return _start(stream, num_threads, num_workers, prefetch)
+
+
+def eval_batches(split: Split, batch_size: int, process_index: int = 0, process_count: int = 1,
+                 num_threads: int = 4, num_workers: int = 0, prefetch: int = 4) -> Iterator[Batch]:
+    """Yields every image of the split exactly once, in order, as `train_batches` does.
+
+    The last global batch is filled up with black images, so that every process sees the same
+    number of full batches; `mask` bool [b] is False, and `record` -1, where an image is filling.
+    """
+    local = _local_size(batch_size, process_count)
+    filled = -(-len(split) // batch_size) * batch_size
+    stream = grain.MapDataset.range(filled).map(_ReadOrFill(split)).batch(local)
+    return _start(stream[process_index::process_count], num_threads, num_workers, prefetch)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """Position in the split -> its image and labels."""
+    split: Split
+
+    def __call__(self, position: int) -> Batch:
+        split = self.split
+        where = f'record of image {split.image_ids[position]} ({split.name})'
+        try:
+            data = split.source[split.records[position]]['image']
+        except Exception as error:  # the reader raises bare errors of its own on damaged files
+            raise UserError(f'{where}: can not be read ({error}); delete the prepared folder to '
+                            'have it prepared again') from error
+        image = radiograph.decode_image(data, where)
+        return {'image': image[..., None], 'labels': split.labels[position],
+                'record': np.int32(position)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadOrFill:
+    """As `_Read`, and a black image for a position past the end."""
+    split: Split
+
+    def __call__(self, position: int) -> Batch:
+        mask = position < len(self.split)
+        example = _Read(self.split)(position if mask else 0)
+        if not mask:
+            example = {'image': np.zeros_like(example['image']),
+                       'labels': np.zeros_like(example['labels']), 'record': np.int32(-1)}
+        return example | {'mask': np.bool_(mask)}
+
+
+def _local_size(batch_size: int, process_count: int) -> int:
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(f'batch_size is {batch_size}, expected a positive multiple of the '
+                        f'{process_count} processes')
+    return batch_size // process_count
+
+
+def _start(stream: grain.MapDataset, num_threads: int, num_workers: int,
+           prefetch: int) -> Iterator[Batch]:
+    # Batches are made before this point, so the numbers below count batches, and the stream does
+    # not depend on them; grain's own defaults would hold 500 of them.
+    dataset = stream.to_iter_dataset(
+        grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch))
+    if num_workers:
+        if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; outside app.run it raises
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(
+            num_workers=num_workers, per_worker_buffer_size=prefetch))
+    batches = _iterate(iter(dataset), copy=num_workers > 0)
+    _open.add(batches)
+    return batches
+
+
+def _iterate(iterator: grain.DatasetIterator, copy: bool) -> Iterator[Batch]:
+    """A generator, so that threads and workers end with close() or with the last reference."""
+    try:
+        for batch in iterator:
+            # A worker's arrays lie in shared memory that goes with the worker; jax may alias them.
+            yield {key: np.array(array) for key, array in batch.items()} if copy else batch
+    finally:
+        iterator.close()
+
+
+_open = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Closes what a run that ends by an error leaves open: during the interpreter's own clearing
+    grain's threads and shared memory would bury that error under tracebacks of theirs."""
+    for batches in list(_open):
+        with contextlib.suppress(ValueError):  # another thread is taking a batch from it
+            batches.close()

@@ -1,0 +1,177 @@
+"""A prepared data set as splits of random-access records, with everything but pixels in memory."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+import pathlib
+import tempfile
+from typing import Any
+import zipfile
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mlvicx_jax.errors import UserError
+from mlvicx_jax.prepare import prepare
+
+_COLUMNS = ('image_ids', 'patient_ids', 'labels', 'view', 'sex', 'age')
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split of n images; entry i of every array is about source[records[i]].
+
+    Attributes:
+        name: train, validation or test.
+        source: random access to the prepared records, images left as encoded bytes.
+        records: int64 [n], indices into `source`.
+        image_ids, patient_ids: str [n].
+        labels: uint8 [n, L], multi-hot.
+        view, sex: str [n].
+        age: int32 [n], years; -1 where unknown.
+    """
+    name: str
+    source: Sequence[Mapping[str, Any]]
+    records: np.ndarray
+    image_ids: np.ndarray
+    patient_ids: np.ndarray
+    labels: np.ndarray
+    view: np.ndarray
+    sex: np.ndarray
+    age: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def take(self, chosen: np.ndarray, name: str | None = None) -> 'Split':
+        """The part of the split that an index or mask array [n] chooses."""
+        arrays = {key: getattr(self, key)[chosen] for key in ('records', *_COLUMNS)}
+        return Split(name=name or self.name, source=self.source, **arrays)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 of the sorted image ids joined by newlines: which images a figure was made on."""
+        return hashlib.sha256('\n'.join(sorted(self.image_ids.tolist())).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class RadiographSet:
+    """`splits` has train, validation and test; `size` is the side of the stored images in pixels.
+    """
+    name: str
+    label_names: tuple[str, ...]
+    splits: dict[str, Split]
+    size: int
+
+
+def open_dataset(name: str, data_dir: str | os.PathLike,
+                 manual_dir: str | os.PathLike | None = None,
+                 options: Mapping[str, Any] | None = None, validation_fraction: float = 0.1,
+                 split_seed: int = 0) -> RadiographSet:
+    """Opens data set `name`, preparing it first if need be.
+
+    Validation is `validation_fraction` of the patients of train_val, with all their images; test
+    is the set's own. Which patients depends on `split_seed` and their ids alone.
+
+    Raises:
+        UserError: see `prepare.prepare`; a patient or an image in two splits; an empty split.
+    """
+    if not 0 < validation_fraction < 1:
+        raise UserError(f'validation_fraction is {validation_fraction}, expected above 0 and '
+                        'below 1')
+    builder = prepare(name, data_dir, manual_dir, options)
+    features = builder.info.features
+    decoders = {key: tfds.decode.SkipDecoding() for key, feature in features.items()
+                if isinstance(feature, tfds.features.Image)}
+    # A reader of the folder alone: unlike the builder, it can be sent to worker processes.
+    reader = tfds.builder_from_directory(builder.data_path)
+    train_val, test = (
+        _open_split(builder, split, reader.as_data_source(split, decoders=decoders))
+        for split in ('train_val', 'test'))
+    is_validation = _draw_patients(train_val.patient_ids, validation_fraction, split_seed)
+    splits = {
+        'train': train_val.take(~is_validation, 'train'),
+        'validation': train_val.take(is_validation, 'validation'),
+        'test': test}
+    _check(name, splits)
+    return RadiographSet(name=name, label_names=tuple(builder.info.metadata['labels']),
+                         splits=splits, size=features['image'].shape[0])
+
+
+def _open_split(builder: tfds.core.DatasetBuilder, name: str, source: Sequence) -> Split:
+    path = pathlib.Path(builder.data_path) / f'index_{name}.npz'
+    index = _load_index(path, len(source))
+    if index is None:
+        index = _make_index(builder.info.features, source)
+        _save_index(path, index)
+    return Split(name=name, source=source, records=np.arange(len(source)), **index)
+
+
+def _make_index(features: tfds.features.FeaturesDict, source: Sequence) -> dict[str, np.ndarray]:
+    """Reads every record once, decoding no image."""
+    rows = []
+    for example in source:
+        rows.append((example['image_id'].decode(), example['patient_id'].decode(),
+                     example['labels'], features['view'].int2str(example['view']),
+                     features['sex'].int2str(example['sex']), example['age']))
+    columns = zip(*rows) if rows else ((),) * len(_COLUMNS)
+    kinds = (np.str_, np.str_, np.uint8, np.str_, np.str_, np.int32)
+    return {key: np.array(column, kind) for key, column, kind in zip(_COLUMNS, columns, kinds)}
+
+
+def _load_index(path: pathlib.Path, count: int) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            index = {key: file[key] for key in _COLUMNS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # absent, or an older program's, or damaged: it is made again
+    return index if all(len(column) == count for column in index.values()) else None
+
+
+def _save_index(path: pathlib.Path, index: dict[str, np.ndarray]) -> None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix='.tmp', delete=False) as file:
+            try:
+                np.savez(file, **index)
+                file.close()
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError:
+        pass  # a folder that may not be written, or a full disk: the next run reads once more
+
+
+def _draw_patients(patient_ids: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Bool [n]: images of the drawn patients, those whose seeded hashes come first."""
+    def rank(patient: str) -> bytes:
+        return hashlib.sha256(f'{seed}/{patient}'.encode()).digest()
+
+    patients = sorted(set(patient_ids.tolist()), key=rank)
+    return np.isin(patient_ids, patients[:round(fraction * len(patients))])
+
+
+def _check(name: str, splits: dict[str, Split]) -> None:
+    for split in splits.values():
+        if not len(split):
+            raise UserError(f'{name}: the {split.name} split is empty; change '
+                            'validation_fraction or use a set with more patients')
+        ids, counts = np.unique(split.image_ids, return_counts=True)
+        if len(ids) < len(split):
+            raise UserError(f'{name}: image {_some(ids[counts > 1])} is more than once in '
+                            f'{split.name}; correct the lists of the release and prepare it again')
+    for one, other in itertools.combinations(splits.values(), 2):
+        shared = np.intersect1d(one.patient_ids, other.patient_ids)
+        if len(shared):
+            raise UserError(
+                f'{name}: patient {_some(shared)} both in {one.name} and {other.name}; correct the '
+                'lists of the release and prepare it again')
+
+
+def _some(ids: np.ndarray) -> str:
+    more = f' and {len(ids) - 3} more' if len(ids) > 3 else ''
+    return ', '.join(ids[:3].tolist()) + more

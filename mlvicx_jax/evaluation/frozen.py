@@ -1,0 +1,101 @@
+"""What a frozen encoder's features are worth: linear probe and kNN."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlvicx_jax import parallel
+from mlvicx_jax.data import augment, pipeline
+from mlvicx_jax.evaluation.metrics import auroc, mean_auroc
+from mlvicx_jax.evaluation.probe import knn, linear_probe
+
+NO_FINDING = 'No Finding'  # the absence of the others: no part of the mean over findings
+
+
+@functools.partial(jax.jit, static_argnames=('encoder', 'image_size', 'mesh'))
+def _pooled(encoder, variables, batch, image_size, mesh):
+    images = augment.standardise(augment.resize(batch['image'], image_size))
+    features = encoder.apply(variables, images, train=False)['pooled']
+    return jax.lax.with_sharding_constraint(
+        (features, batch['record'], batch['mask']), parallel.replicated(mesh))
+
+
+def extract(encoder, variables, split, image_size: int, batch_size: int, mesh) -> np.ndarray:
+    """Pooled features [n, d] of a split's whole images, in order, each image once.
+
+    BatchNorm is in evaluation mode, nothing is flipped and the last batch is padded, not dropped.
+    `variables` are the encoder's own ({'params', 'batch_stats'}).
+    """
+    features = None
+    for batch in pipeline.eval_batches(split, batch_size, jax.process_index(),
+                                       jax.process_count()):
+        batch = parallel.to_global(
+            {name: batch[name] for name in ('image', 'record', 'mask')}, mesh)
+        pooled, record, mask = jax.device_get(
+            _pooled(encoder, variables, batch, image_size, mesh))
+        if features is None:
+            features = np.zeros((len(split), pooled.shape[-1]), np.float32)
+        features[record[mask]] = pooled[mask]
+    return features
+
+
+def calibrate(encoder, variables, split, image_size: int, batch_size: int, mesh, batches: int = 16):
+    """Encoder variables whose running statistics are those of training images, not (0, 1).
+
+    An untrained encoder is given its chance by this: the mean over `batches` batches of un-augmented
+    images of the statistics each layer sees in training mode.
+    """
+    encoder = encoder.clone(axis_name=None, momentum=0.0)  # 0: keep the last batch's alone
+
+    @jax.jit
+    def statistics(params, images):
+        images = augment.standardise(augment.resize(images, image_size))
+        _, new = encoder.apply(variables | {'params': params}, images, train=True,
+                               mutable=['batch_stats'])
+        return new['batch_stats']
+
+    stream = pipeline.train_batches(split, batch_size, 0, process_index=jax.process_index(),
+                                    process_count=jax.process_count())
+    total = None
+    for _, batch in zip(range(batches), stream):
+        images = parallel.to_global({'image': batch['image']}, mesh)['image']
+        new = statistics(variables['params'], images)
+        total = new if total is None else jax.tree.map(jnp.add, total, new)
+    stream.close()
+    return variables | {'batch_stats': jax.tree.map(lambda x: x / batches, total)}
+
+
+def subset(split, most: int):
+    """At most `most` images of a split, the same at every call (all of them when most is 0)."""
+    if not 0 < most < len(split):
+        return split
+    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:most])
+    return split.take(chosen)
+
+
+def evaluate(encoder, variables, data, config, mesh) -> dict[str, float]:
+    """Mean AUROC over findings, of a linear probe and of kNN, on frozen features.
+
+    Trained on (at most `config.eval.max_train_images` images of) the training split, tested on
+    `config.eval.split`. Returns `probe/auroc`, `knn/auroc` and the probe's AUROC of each finding;
+    a finding with one class in the test images has none and takes no part in the mean.
+    """
+    train = subset(data.splits['train'], config.eval.max_train_images)
+    test = data.splits[config.eval.split]
+    features = functools.partial(extract, encoder, variables, image_size=config.data.image_size,
+                                 batch_size=config.eval.batch_size, mesh=mesh)
+    train_x, test_x = features(split=train), features(split=test)
+    scores = {'probe': linear_probe(train_x, train.labels, train.patient_ids, test_x),
+              'knn': knn(train_x, train.labels, test_x)}
+    findings = [i for i, name in enumerate(data.label_names) if name != NO_FINDING]
+    result = {}
+    for probe, score in scores.items():
+        per_class = auroc(test.labels[:, findings], score[:, findings])
+        result[f'{probe}/auroc'] = mean_auroc(per_class)[0]
+        if probe == 'probe':
+            result |= {f'probe/auroc/{data.label_names[i]}': float(value)
+                       for i, value in zip(findings, per_class)}
+    return result

@@ -1,0 +1,94 @@
+"""Invariance, variance and covariance of two batches of embeddings (VICReg's terms).
+
+Plain mathematics on a whole batch: nothing here knows a device mesh. `step.py` gathers the
+embeddings of every device before it calls a loss, so the statistics are global by construction.
+Everything is computed in float32 whatever the network's compute type.
+
+Equations are numbered as in MLVICX (arXiv:2403.11504); 'released' is the reading of its code, which
+is VICReg's (arXiv:2105.04906).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def invariance(z1_BxR: Array, z2_BxR: Array, reduce: str = 'mean') -> Array:
+    """Squared distance between the two views' embeddings, averaged over the batch (Eq. 6).
+
+    `reduce` says what happens to the R features: 'mean' is the released reading, the only one under
+    which alpha = 25 balances the other terms; 'sum' is the equation as printed, R times larger.
+    """
+    squared = jnp.square(z1_BxR.astype(jnp.float32) - z2_BxR.astype(jnp.float32))
+    return squared.mean() if reduce == 'mean' else squared.sum(-1).mean()
+
+
+def variance(z_BxR: Array, threshold: float = 1.0, eps: float = 1e-4) -> Array:
+    """Hinge on each feature's standard deviation, averaged over features (Eq. 7).
+
+    eps stands inside the root, as in VICReg's code; the paper prints it outside, where the gradient
+    of a constant feature would be infinite.
+    """
+    std = jnp.sqrt(jnp.var(z_BxR.astype(jnp.float32), axis=0, ddof=1) + eps)
+    return jnp.maximum(0.0, threshold - std).mean()
+
+
+def covariance(z_BxR: Array) -> Array:
+    """Squared off-diagonal covariances, summed and divided by the number of features (Eq. 8).
+
+    Uses sum_{l!=q} C_lq^2 = |C|_F^2 - sum_j C_jj^2 and |Z^T Z|_F = |Z Z^T|_F: with fewer examples
+    than features the B x B Gram matrix gives the same number and R x R is never formed.
+    """
+    batch, width = z_BxR.shape
+    centred = z_BxR.astype(jnp.float32)
+    centred -= centred.mean(0)
+    factor = centred if batch < width else centred.T
+    gram = jnp.matmul(factor, factor.T, precision=jax.lax.Precision.HIGHEST) / (batch - 1)
+    diagonal = jnp.square(centred).sum(0) / (batch - 1)
+    return (jnp.square(gram).sum() - jnp.square(diagonal).sum()) / width
+
+
+@dataclasses.dataclass(frozen=True)
+class VICReg:
+    """L(Z, Z') = alpha inv + beta var + gamma cov, Eq. 3 and 4, with the readings of both sources.
+
+    Attributes:
+      alpha, beta, gamma: the weights, 25, 25, 1 in the paper ('adopted from VICReg').
+      threshold: target standard deviation of the hinge, 1.
+      eps: added to each variance inside the root.
+      inv_reduce: 'mean' (released) or 'sum' (paper, literally) over features.
+      var_reduce: 'mean' halves var Z + var Z' (released); 'sum' adds them (paper).
+    """
+
+    alpha: float = 25.0
+    beta: float = 25.0
+    gamma: float = 1.0
+    threshold: float = 1.0
+    eps: float = 1e-4
+    inv_reduce: str = 'mean'
+    var_reduce: str = 'mean'
+
+    def __post_init__(self):
+        for field in ('inv_reduce', 'var_reduce'):
+            if getattr(self, field) not in ('mean', 'sum'):
+                raise ValueError(f"{field}={getattr(self, field)!r} is neither 'mean' nor 'sum'")
+
+    def __call__(self, z1_BxR: Array, z2_BxR: Array) -> tuple[Array, dict[str, Array]]:
+        """Returns the weighted sum and its three unweighted terms."""
+        var = variance(z1_BxR, self.threshold, self.eps) + variance(
+            z2_BxR, self.threshold, self.eps)
+        terms = {
+            'invariance': invariance(z1_BxR, z2_BxR, self.inv_reduce),
+            'variance': var / 2 if self.var_reduce == 'mean' else var,
+            'covariance': covariance(z1_BxR) + covariance(z2_BxR),
+        }
+        total = (self.alpha * terms['invariance'] + self.beta * terms['variance']
+                 + self.gamma * terms['covariance'])
+        return total, terms
+
+    def reference_levels(self, batch_size: int, width: int) -> dict[str, float]:
+        from mlvicx_jax.evaluation.diagnostics import reference_levels
+        return reference_levels(batch_size, width, self.alpha, self.beta, self.gamma, self.inv_reduce, self.var_reduce, self.eps)

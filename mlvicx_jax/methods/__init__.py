@@ -1,0 +1,44 @@
+"""One file per method; a method is a frozen dataclass called `Method`, found by its file's name.
+
+A method answers five calls (see docs/architecture.md):
+
+  init(key, image_size)                      -> variables, method_state         once, replicated
+  views(keys, batch)                         -> arrays                          per device
+  forward(variables, method_state, views)    -> out, batch_stats, method_state  per device, differentiated
+  loss(out, method_state)                    -> scalar, terms                   on the gathered whole batch
+  update(method_state, params, out, progress)-> method_state                    after the optimiser
+"""
+
+import importlib
+import pkgutil
+
+import jax.numpy as jnp
+
+from mlvicx_jax.data.augment import Recipe
+from mlvicx_jax.errors import UserError
+from mlvicx_jax.models.resnet import ResNet18
+
+
+def create(config):
+    """The `Method` that a config describes; `config.method` is passed on as keyword arguments."""
+    arguments = dict(config.method)
+    name = arguments.pop('name')
+    known = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    if name not in known:
+        raise UserError(f'config.method.name is {name!r}; known methods are {", ".join(known)}')
+    dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+    if config.dtype not in dtypes:
+        raise UserError(f'config.dtype is {config.dtype!r}; expected one of {", ".join(dtypes)}')
+    encoder = _build('config.model', ResNet18, **config.model, dtype=dtypes[config.dtype])
+    recipes = tuple(_build(f'config.views.{view}', Recipe, **config.views[view])
+                    for view in ('first', 'second'))
+    module = importlib.import_module(f'{__name__}.{name}')
+    return _build('config.method', module.Method, encoder=encoder, recipes=recipes,
+                  image_size=config.data.image_size, **arguments)
+
+
+def _build(section, constructor, **arguments):
+    try:
+        return constructor(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{section}: {error}') from error

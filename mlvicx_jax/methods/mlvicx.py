@@ -1,0 +1,132 @@
+"""MLVICX: variance and covariance of the last level and of all levels together (arXiv:2403.11504)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mlvicx_jax.data import augment
+from mlvicx_jax.losses import VICReg
+from mlvicx_jax.models.heads import Concatenate, Expander, ResizeProjectSum
+from mlvicx_jax.models.resnet import ResNet18
+
+HEADS = ('global', 'multi_level')
+
+
+class Network(nn.Module):
+    """Encoder, aggregation and one expander for each head; returns {head: embeddings [b, r]}."""
+
+    encoder: ResNet18
+    heads: tuple[str, ...]
+    aggregation: str
+    widths: tuple[int, ...]
+    last_norm: bool
+
+    @nn.compact
+    def __call__(self, images, train: bool):
+        features = self.encoder(images, train)
+        expander = lambda head: Expander(self.widths, self.last_norm, self.encoder.dtype,
+                                         self.encoder.axis_name, name=f'expander_{head}')
+        out = {}
+        if 'global' in self.heads:
+            out['global'] = expander('global')(features['pooled'], train)
+        if 'multi_level' in self.heads:
+            aggregate = (Concatenate() if self.aggregation == 'concat' else
+                         ResizeProjectSum(8 * self.encoder.width, dtype=self.encoder.dtype,
+                                          name='aggregation'))
+            out['multi_level'] = expander('multi_level')(aggregate(features), train)
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """MLVICX, Eq. 5: L(Z, Z') + multi_level_weight * L(M, M').
+
+    Attributes:
+      encoder: a `ResNet18`; its context bottlenecks are part of the method and of the encoder.
+      recipes: the augmentations of the first and the second view.
+      image_size: side of the views, pixels.
+      loss_heads: 'both', or one of 'global' and 'multi_level' (the ablation of Table IV).
+      aggregation: of the five levels, 'concat' (paper) or 'sum' (release).
+      widths: of the expanders' layers.
+      last_norm: BatchNorm behind the expanders' last layer (release).
+      multi_level_weight: lambda of Eq. 5; not stated in the paper, 1 in the release.
+      alpha ... var_reduce: of each head's loss, see `losses.VICReg`.
+    """
+
+    encoder: ResNet18
+    recipes: tuple[augment.Recipe, augment.Recipe]
+    image_size: int
+    loss_heads: str = 'both'
+    aggregation: str = 'concat'
+    widths: tuple[int, ...] = (2048, 2048, 2048)
+    last_norm: bool = False
+    multi_level_weight: float = 1.0
+    alpha: float = 25.0
+    beta: float = 25.0
+    gamma: float = 1.0
+    inv_reduce: str = 'mean'
+    var_reduce: str = 'mean'
+
+    def __post_init__(self):
+        if self.loss_heads not in ('both', *HEADS):
+            raise ValueError(f"loss_heads={self.loss_heads!r} is none of 'both', 'global', "
+                             "'multi_level'")
+        if self.aggregation not in ('concat', 'sum'):
+            raise ValueError(f"aggregation={self.aggregation!r} is neither 'concat' nor 'sum'")
+
+    @property
+    def criterion(self) -> VICReg:
+        return VICReg(self.alpha, self.beta, self.gamma, inv_reduce=self.inv_reduce,
+                      var_reduce=self.var_reduce)
+
+    @property
+    def head_weights(self) -> dict[str, float]:
+        """The heads that are trained and the weight of each in the total loss."""
+        weights = {'global': 1.0, 'multi_level': self.multi_level_weight}
+        return weights if self.loss_heads == 'both' else {self.loss_heads: 1.0}
+
+    @property
+    def network(self) -> Network:
+        return Network(self.encoder, tuple(self.head_weights), self.aggregation,
+                       tuple(self.widths), self.last_norm)
+
+    def init(self, key):
+        image = jnp.zeros((1, self.image_size, self.image_size, 3), jnp.float32)
+        variables = self.network.init(key, image, train=True)
+        return {'params': variables['params'], 'batch_stats': variables['batch_stats']}, {}
+
+    def views(self, keys, batch):
+        return augment.views(keys, batch['image'], self.image_size, self.recipes)
+
+    def forward(self, variables, method_state, views):
+        # One pass for each view, as the release does: BatchNorm sees the views one at a time.
+        out, stats = {}, variables['batch_stats']
+        for number, view in enumerate(views, 1):
+            embeddings, new = self.network.apply(
+                {'params': variables['params'], 'batch_stats': stats},
+                augment.standardise(view, self.encoder.dtype), train=True, mutable=['batch_stats'])
+            stats = new['batch_stats']
+            out |= {f'{head}_{number}': z for head, z in embeddings.items()}
+        return out, stats, method_state
+
+    def loss(self, out, method_state):
+        total, terms = 0.0, {}
+        for head, weight in self.head_weights.items():
+            loss, head_terms = self.criterion(out[f'{head}_1'], out[f'{head}_2'])
+            total += weight * loss
+            terms |= {f'{head}/{term}': value for term, value in head_terms.items()}
+            terms[f'{head}/loss'] = loss
+        return total, terms
+
+    def update(self, method_state, params, out, progress):
+        return method_state
+
+    def reference_levels(self, batch_size):
+        levels = {'level/floor': 0.0, 'level/share_nothing': 0.0}
+        for weight in self.head_weights.values():
+            head = self.criterion.reference_levels(batch_size, self.widths[-1])
+            for name in levels:
+                levels[name] += weight * head[name.removeprefix('level/')]
+        return levels

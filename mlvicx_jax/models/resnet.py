@@ -1,0 +1,85 @@
+"""ResNet-18 in torchvision's form, with a context bottleneck in line at each of its five levels.
+
+Names are chosen so that a PyTorch key is a string substitution away:
+`layer1_0/conv1/kernel` <-> `layer1.0.conv1.weight`, `layer2_0/downsample_0` <-> `layer2.0.downsample.0`.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mlvicx_jax.models.context import ContextBottleneck
+from mlvicx_jax.models.norm import AXIS, batch_norm
+
+LEVELS = ('stem', 'stage1', 'stage2', 'stage3', 'stage4')
+
+he_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # as torchvision
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut, projected only where the shape changes."""
+
+    features: int
+    stride: int
+    dtype: jnp.dtype
+    axis_name: str | None
+    momentum: float
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        norm = batch_norm(train, self.dtype, self.axis_name, self.momentum)
+        conv = lambda size, stride, name: nn.Conv(
+            self.features, (size, size), stride, padding=size // 2, use_bias=False,
+            dtype=self.dtype, kernel_init=he_fan_out, name=name)
+        y = nn.relu(norm(name='bn1')(conv(3, self.stride, 'conv1')(x)))
+        y = norm(name='bn2')(conv(3, 1, 'conv2')(y))
+        if x.shape != y.shape:
+            x = norm(name='downsample_1')(conv(1, self.stride, 'downsample_0')(x))
+        return nn.relu(x + y)
+
+
+class ResNet18(nn.Module):
+    """Maps standardised images [b, h, w, 3] to a dict of named features.
+
+    Returns `stem` [b, h/2, w/2, width], `stage1` (h/4), `stage2` (h/8, 2 width), `stage3` (h/16,
+    4 width), `stage4` (h/32, 8 width), each already refined by its context bottleneck, and
+    `pooled` [b, 8 width] in float32, the global average of `stage4`.
+
+    Attributes:
+      width: channels of the stem, 64 in ResNet-18; smaller for CPUs.
+      context: whether the five context bottlenecks are there.
+      reduction: their channel reduction r (2 in the release, 16 in CBAM).
+      dtype: compute type; parameters and statistics stay float32.
+      axis_name: mesh axis of the batch statistics; None takes those of the array itself.
+      momentum: of the running statistics; 0 keeps those of the last batch alone.
+    """
+
+    width: int = 64
+    context: bool = True
+    reduction: int = 2
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = AXIS
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        norm = batch_norm(train, self.dtype, self.axis_name, self.momentum)
+        features = {}
+
+        def level(name, y):
+            if self.context:
+                y = ContextBottleneck(self.reduction, self.dtype, name=f'context_{name}')(y)
+            features[name] = y
+            return y
+
+        x = nn.Conv(self.width, (7, 7), 2, padding=3, use_bias=False, dtype=self.dtype,
+                    kernel_init=he_fan_out, name='conv1')(x.astype(self.dtype))
+        x = level('stem', nn.relu(norm(name='bn1')(x)))
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        for stage in range(4):
+            for block in range(2):
+                x = BasicBlock(self.width * 2 ** stage, 2 if stage and not block else 1,
+                               self.dtype, self.axis_name, self.momentum,
+                               name=f'layer{stage + 1}_{block}')(x, train)
+            x = level(f'stage{stage + 1}', x)
+        features['pooled'] = x.astype(jnp.float32).mean((1, 2))
+        return features

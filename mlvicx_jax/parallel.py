@@ -1,0 +1,45 @@
+"""Processes, the device mesh, and how arrays are laid out on it."""
+
+import os
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from mlvicx_jax.errors import UserError
+from mlvicx_jax.models.norm import AXIS
+
+
+def start(coordinator: str | None = None, num_processes: int | None = None,
+          process_id: int | None = None) -> None:
+    """Joins the other processes of this run, if there are any; must come before any use of jax.
+
+    With a coordinator address the three arguments say it all. Without one, a cluster that jax
+    knows (SLURM, Cloud TPU, Open MPI) is recognised by its environment and asked.
+    """
+    if coordinator:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif (int(os.environ.get('SLURM_NTASKS', 1)) > 1
+          or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
+          or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')):
+        jax.distributed.initialize()
+
+
+def create_mesh(batch_size: int) -> jax.sharding.Mesh:
+    """A one-dimensional mesh over every device, which must divide the global batch."""
+    count = jax.device_count()
+    if batch_size % count:
+        raise UserError(f'config.batch_size is {batch_size}, which {count} devices do not divide; '
+                        f'take a multiple of {count}')
+    return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def to_global(batch: dict[str, np.ndarray], mesh) -> dict[str, jax.Array]:
+    """This process's rows of a batch, as arrays of the whole batch split over the mesh."""
+    rows = NamedSharding(mesh, PartitionSpec(AXIS))
+    return {name: jax.make_array_from_process_local_data(rows, array)
+            for name, array in batch.items()}

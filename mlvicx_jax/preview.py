@@ -1,0 +1,29 @@
+"""`main.py --preview=views.png`: the views of a recipe, drawn as the training step draws them."""
+
+import jax
+import numpy as np
+
+from mlvicx_jax import methods
+from mlvicx_jax.data import pipeline
+from mlvicx_jax.data.preview import write_preview
+from mlvicx_jax.log import say
+from mlvicx_jax.train import open_data
+
+ROWS, DRAWS = 6, 2  # images, and pairs of views of each
+
+
+def preview(config, path) -> int:
+    """Writes a sheet of the first training images, each beside its first and second views."""
+    method = methods.create(config)
+    stream = pipeline.train_batches(open_data(config).splits['train'], ROWS, config.seed)
+    batch = {'image': next(stream)['image']}
+    stream.close()
+    draw = jax.jit(lambda key: method.views(jax.random.split(key, ROWS), batch))
+    views, titles = [], []
+    for number in range(DRAWS):
+        for name, view in zip(('first', 'second'), draw(jax.random.key(config.seed + number))):
+            views.append(np.asarray(view))
+            titles.append(f'config.views.{name}, draw {number + 1}')
+    write_preview(path, batch['image'], views, titles)
+    say(f'wrote {path}')
+    return 0

@@ -1,0 +1,61 @@
+"""The folder of one run: it belongs to one config, and a resume must bring the same."""
+
+import json
+import pathlib
+
+import jax
+
+from mlvicx_jax.errors import UserError
+from mlvicx_jax.log import say, write_json
+
+# What makes a run the run it is. The rest (logging, evaluation, checkpoints, length, optimiser) may
+# change between two starts, and is said.
+FIXED = ('method', 'model', 'views', 'data', 'seed', 'batch_size', 'dtype')
+# Within `data`: where the files lie and how fast they are read changes no number.
+FREE = ('data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_workers', 'data.prefetch')
+
+
+def claim(workdir: pathlib.Path, config) -> None:
+    """Makes the folder this config's own, or checks that it already is.
+
+    Raises:
+        UserError: the folder can not be written; it belongs to another config (with the
+            differences); it holds checkpoints but no config.
+    """
+    path = workdir / 'config.json'
+    new = json.loads(config.to_json_best_effort())
+    try:
+        if path.exists():
+            changed = differences(json.loads(path.read_text()), new)
+            fixed = [line for name, line in changed.items()
+                     if name.split('.')[0] in FIXED and name not in FREE]
+            if fixed:
+                raise UserError(f'{workdir} belongs to a run of another config: {"; ".join(fixed)}. '
+                                'Give the old values, or a new --workdir')
+            for line in changed.values():
+                say(f'changed since the last start: {line}')
+        elif (workdir / 'checkpoints').exists():
+            raise UserError(f'{workdir} has checkpoints but no config.json to tell whose they are; '
+                            'give a new --workdir or put the file back')
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_json(path, new)
+    except OSError as error:
+        raise UserError(f'--workdir={workdir} can not be used ({error.strerror}); give one that '
+                        'you may write to') from error
+    except json.JSONDecodeError as error:
+        raise UserError(f'{path} is not valid JSON ({error}); restore it, or give a new '
+                        '--workdir') from error
+
+
+def differences(old: dict, new: dict, prefix: str = '') -> dict[str, str]:
+    """{field: 'field: old -> new'} of two nested dicts."""
+    found = {}
+    for key in sorted(old.keys() | new.keys()):
+        name = f'{prefix}{key}'
+        a, b = old.get(key, 'absent'), new.get(key, 'absent')
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= differences(a, b, f'{name}.')
+        elif a != b:
+            found[name] = f'config.{name}: {a} -> {b}'
+    return found

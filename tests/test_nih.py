@@ -1,0 +1,256 @@
+"""The NIH builder reads the release and Kaggle's copy alike, and refuses every damaged one."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mlvicx_jax import prepare as prepare_lib
+from mlvicx_jax.errors import UserError
+from mlvicx_jax.prepare import prepare
+from mlvicx_jax_datasets import radiograph
+from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
+from nih_release import write_release
+
+REAL = pathlib.Path(os.environ.get('MLVICX_REAL_DATA', 'absent'))
+OPTIONS = {'size': 32}
+
+
+def _examples(builder, split):
+    return {e['image_id'].decode(): e for e in builder.as_data_source(split)}
+
+
+@pytest.mark.parametrize('kaggle', [False, True])
+def test_both_forms_of_the_release(tmp_path, kaggle):
+    lists = write_release(tmp_path / 'raw', kaggle=kaggle)
+    builder = prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
+    assert 'tensorflow' not in sys.modules
+    assert tuple(builder.info.metadata['labels']) == nih.LABELS and len(nih.LABELS) == 15
+    for split, ids in lists.items():
+        assert builder.info.splits[split].num_examples == len(ids)
+        assert set(_examples(builder, split)) == set(ids)
+    examples = _examples(builder, 'train_val')
+    first = examples[lists['train_val'][0]]
+    assert first['patient_id'] == b'1' and first['age'] == 51
+    assert nih.SEXES[first['sex']] == 'M' and nih.VIEWS[first['view']] == 'PA'
+    assert [nih.LABELS[i] for i in np.flatnonzero(first['labels'])] == ['Hernia']
+    boxes = first['bboxes']
+    np.testing.assert_allclose(boxes['bbox'][0], [512 / 1024, 256 / 1024, 576 / 1024, 384 / 1024])
+    np.testing.assert_allclose(boxes['bbox'][1], [0, 1000 / 1024, 1, 1])  # clipped to the frame
+    assert [nih.LABELS[i] for i in boxes['label']] == ['Infiltration', 'Mass']
+    second = examples[lists['train_val'][2]]
+    assert [nih.LABELS[i] for i in np.flatnonzero(second['labels'])] == ['Infiltration', 'Mass']
+    folders = ('images_001/images', 'images_002/images') if kaggle else ('images', 'images')
+    for folder, image_id in zip(folders, lists['train_val']):
+        raw = radiograph.read_image(tmp_path / 'raw' / folder / image_id)
+        np.testing.assert_array_equal(examples[image_id]['image'][..., 0],
+                                      radiograph.resize(raw, 32))
+
+
+@pytest.mark.parametrize('text,age', [('58', 58), ('058Y', 58), ('011M', 0), ('020D', 0),
+                                      ('414', -1), ('', -1)])
+def test_age(text, age):
+    assert nih._age(text, 'here') == age
+
+
+def _edit(name, old, new, count=1):
+    def edit(root):
+        text = (root / name).read_text()
+        assert old in text
+        (root / name).write_text(text.replace(old, new, count))
+    return edit
+
+
+def _append(name, line):
+    def edit(root):
+        with open(root / name, 'a') as file:
+            file.write(line + '\n')
+    return edit
+
+
+TABLE, BOXES, TRAIN, TEST = ('Data_Entry_2017_v2020.csv', 'BBox_List_2017.csv',
+                             'train_val_list.txt', 'test_list.txt')
+ROW = '{},{},0,{},50,M,PA,1,1,0.1,0.1'
+BAD = {
+    'no table': (lambda root: (root / TABLE).unlink(), [TABLE, 'does not exist']),
+    'no list': (lambda root: (root / TEST).unlink(), [TEST, 'does not exist']),
+    'no boxes': (lambda root: (root / BOXES).unlink(), [BOXES, 'does not exist']),
+    'no images': (lambda root: shutil.rmtree(root / 'images'), ['images_001/images', 'unpack']),
+    'no column': (_edit(TABLE, 'Patient ID', 'Patient'), [TABLE, "'Patient ID'", 'found:']),
+    'no box column': (_edit(BOXES, 'Bbox [x', 'Box [x'), [BOXES, "'Bbox [x,y,w,h]'"]),
+    'empty table': (lambda root: (root / TABLE).write_text(''), [TABLE, 'no rows']),
+    'short row': (_append(TABLE, '00000009_000.png,Mass'), [TABLE, 'line 18', '2 fields']),
+    'not in table': (_append(TRAIN, '00000077_000.png'), [TRAIN, '00000077_000.png', 'table']),
+    'no file': (lambda root: (root / 'images/00000002_001.png').unlink(),
+                [TRAIN, 'no image file', '00000002_001.png']),
+    'empty list': (lambda root: (root / TEST).write_text('\n'), [TEST, 'empty']),
+    'image in both': (_append(TEST, '00000001_000.png'), ['00000001_000.png both in']),
+    'patient in both': (_edit(TABLE, ',1,7,', ',1,1,'), ['patient 1 both in', TRAIN, TEST]),
+    'unknown finding': (_edit(TABLE, 'Hernia', 'Hernla'), [TABLE, 'line 2', "'Hernla'"]),
+    'unknown box finding': (_edit(BOXES, 'Mass', 'Lump'), [BOXES, 'line 3', "'Lump'"]),
+    'bad box': (_edit(BOXES, '128.0', '-3'), [BOXES, 'line 2', 'empty or outside']),
+    'box of text': (_edit(BOXES, '128.0', 'wide'), [BOXES, 'line 2', 'four numbers']),
+    'box of nan': (_edit(BOXES, '128.0', 'nan'), [BOXES, 'line 2', 'empty or outside']),
+    'row twice': (_append(TABLE, ROW.format('00000001_000.png', 'Mass', 1)), [TABLE, 'twice']),
+    'listed twice': (_append(TRAIN, '00000001_000.png'), [TRAIN, '00000001_000.png', 'twice']),
+    'latin-1': (lambda root: (root / TABLE).write_bytes(
+        (root / TABLE).read_bytes() + b'00000009_000.png,Ma\xdf'), [TABLE, 'UTF-8']),
+    'bad age': (_edit(TABLE, ',51,', ',old,'), [TABLE, 'line 2', "'old'"]),
+    'bad patient': (_edit(TABLE, ',0,1,', ',0,one,'), [TABLE, 'line 2', "'one'"]),
+}
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_bad_release_is_refused_before_any_image_is_read(tmp_path, monkeypatch, case):
+    monkeypatch.setattr(radiograph, 'read_image', lambda path: pytest.fail('decoded an image'))
+    spoil, words = BAD[case]
+    write_release(tmp_path / 'raw')
+    spoil(tmp_path / 'raw')
+    with pytest.raises(UserError) as error:
+        prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
+    message = str(error.value)
+    assert '\n' not in message
+    for word in words:
+        assert word in message, message
+    assert not list((tmp_path / 'data').rglob('*.array_record*'))
+
+
+def test_byte_order_mark_and_windows_line_ends(tmp_path):
+    write_release(tmp_path / 'raw')
+    for name in (TABLE, BOXES, TRAIN, TEST):
+        path = tmp_path / 'raw' / name
+        path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes().replace(b'\n', b'\r\n'))
+    builder = prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
+    assert builder.info.splits['train_val'].num_examples == 12
+
+
+@pytest.mark.parametrize('manual_dir', [None, 'absent', 'empty'])
+def test_missing_release_says_where_to_get_it(tmp_path, manual_dir):
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(UserError) as error:
+        prepare('nih_chestxray14', tmp_path / 'data', manual_dir and tmp_path / manual_dir)
+    for word in ('manual_dir', 'NIH Clinical Center', '--config.data.name=phantom_cxr',
+                 'configs/quickstart.py'):
+        assert word in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name,options,words', [
+    ('nih', {}, ["'nih'", 'nih_chestxray14']),
+    ('nih_chestxray14', {'sise': 64}, ["'sise'", 'size']),
+    ('nih_chestxray14', {'size': '64'}, ['size', "'64'", 'int']),
+    ('nih_chestxray14', {'size': 0}, ['size', '0'])])
+def test_unknown_set_or_option(tmp_path, name, options, words):
+    with pytest.raises(UserError) as error:
+        prepare(name, tmp_path, tmp_path, options)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_damaged_image_leaves_nothing_behind(tmp_path):
+    lists = write_release(tmp_path / 'raw')
+    path = tmp_path / 'raw/images' / lists['test'][1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-200])
+    with pytest.raises(UserError, match=f'{path.name}: the PNG is truncated'):
+        prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
+    assert not list((tmp_path / 'data').rglob('*.array_record*'))
+    path.write_bytes(whole)
+    builder = prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
+    assert builder.info.splits['test'].num_examples == 4
+
+
+def test_a_killed_run_leaves_nothing_that_passes_for_whole(tmp_path):
+    write_release(tmp_path / 'raw')
+    program = (
+        'import os, signal\n'
+        'from mlvicx_jax_datasets import radiograph\n'
+        'from mlvicx_jax.prepare import prepare\n'
+        'real = radiograph.read_image\n'
+        'def read(path):\n'
+        '    if path.name == "00000008_000.png": os.kill(os.getpid(), signal.SIGKILL)\n'
+        '    return real(path)\n'
+        'radiograph.read_image = read\n'
+        f'prepare("nih_chestxray14", {str(tmp_path / "data")!r}, {str(tmp_path / "raw")!r}, '
+        '{"size": 32})\n')
+    killed = subprocess.run([sys.executable, '-c', program], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    config = tmp_path / 'data/nih_chestxray14/size32'
+    assert list(config.glob('incomplete.*'))
+    with pytest.raises(UserError, match='manual_dir'):  # it is not taken for prepared
+        prepare('nih_chestxray14', tmp_path / 'data', None, OPTIONS)
+    prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
+    assert not list(config.glob('incomplete.*'))
+    # Once prepared, the release is not needed.
+    assert prepare('nih_chestxray14', tmp_path / 'data', None, OPTIONS).is_prepared()
+
+
+def test_prepared_folder_with_a_file_gone_is_refused(tmp_path):
+    write_release(tmp_path / 'raw')
+    builder = prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
+    (record,) = builder.data_path.glob('*test.array_record*')
+    record.unlink()
+    with pytest.raises(UserError, match='is gone; delete'):
+        prepare('nih_chestxray14', tmp_path / 'data', None, OPTIONS)
+    (builder.data_path / 'dataset_info.json').unlink()
+    with pytest.raises(UserError, match='not a whole prepared data set'):
+        prepare('nih_chestxray14', tmp_path / 'data', None, OPTIONS)
+
+
+def test_two_processes_prepare_once(tmp_path):
+    write_release(tmp_path / 'raw')
+    command = [sys.executable, '-m', 'mlvicx_jax.prepare', '--dataset', 'nih_chestxray14',
+               '--data_dir', tmp_path / 'data', '--manual_dir', tmp_path / 'raw',
+               '--option', 'size=32']
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)]
+    for run in runs:
+        out, err = run.communicate(timeout=60)
+        assert run.returncode == 0, err
+        assert 'train_val: 12 images' in out and 'test: 4 images' in out and 'size32' in out
+
+
+def test_unwritable_and_full_disk(tmp_path, monkeypatch):
+    write_release(tmp_path / 'raw')
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='can not be written'):
+        prepare('nih_chestxray14', tmp_path / 'file/data', tmp_path / 'raw', OPTIONS)
+    for error, words in ((OSError(28, 'No space left on device'), 'disk is full'),
+                         (RuntimeError('writer: No space left on device'), 'disk is full'),
+                         (PermissionError(13, 'Permission denied'), 'can not be written')):
+        def fail(*args, **kwargs):
+            raise RuntimeError('wrapped') from error  # noqa: B023
+        monkeypatch.setattr(nih.Builder, 'download_and_prepare', fail)
+        with pytest.raises(UserError, match=words):
+            prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
+
+
+def test_command_line_prints_one_line_on_a_mistake(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        prepare_lib.main(['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path),
+                          '--option', 'size'])
+    assert str(exit_.value).startswith("error: --option 'size'")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason='MLVICX_REAL_DATA names no folder')
+def test_official_box_list_parses():
+    boxes = nih._read_boxes(REAL / 'nih_official' / BOXES)
+    assert len(boxes) == 880 and sum(map(len, boxes.values())) == 984
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason='MLVICX_REAL_DATA names no folder')
+def test_real_sample(tmp_path):
+    builder = prepare('nih_chestxray14', tmp_path, REAL / 'nih_sample', {'size': 64})
+    train_val, test = _examples(builder, 'train_val'), _examples(builder, 'test')
+    assert (len(train_val), len(test)) == (737, 262)
+    patients = [{e['patient_id'] for e in part.values()} for part in (train_val, test)]
+    assert not patients[0] & patients[1] and len(patients[0] | patients[1]) == 682
+    everything = [*train_val.values(), *test.values()]
+    positives = dict(zip(nih.LABELS, np.sum([e['labels'] for e in everything], axis=0)))
+    assert (positives['Pneumonia'], positives['No Finding'], positives['Infiltration']) == (
+        500, 499, 187)
+    assert sum(nih.VIEWS[e['view']] == 'AP' for e in everything) == 566
