@@ -88,7 +88,3 @@ class VICReg:
         total = (self.alpha * terms['invariance'] + self.beta * terms['variance']
                  + self.gamma * terms['covariance'])
         return total, terms
-
-    def reference_levels(self, batch_size: int, width: int) -> dict[str, float]:
-        from mlvicx_jax.evaluation.diagnostics import reference_levels
-        return reference_levels(batch_size, width, self.alpha, self.beta, self.gamma, self.inv_reduce, self.var_reduce, self.eps)

@@ -1,6 +1,6 @@
 """Prepares a data set once, as TFDS ArrayRecord files, and opens what is prepared.
 
-    python -m mlvicx_jax.prepare --dataset nih_chestxray14 --data_dir data --manual_dir ~/chestxray14
+    python -m mlvicx_jax.prepare --dataset phantom_cxr --data_dir data --option size=128
 """
 
 import argparse
@@ -36,7 +36,7 @@ def prepare(name: str, data_dir: str | os.PathLike, manual_dir: str | os.PathLik
         data_dir: where prepared sets are kept.
         manual_dir: the downloaded release, for the sets that can not be fetched or made up;
             not looked at once the set is prepared.
-        options: fields of the set's `Config`, such as size=256.
+        options: fields of the set's `Config`, all of them scalars, such as size=256.
 
     Raises:
         UserError: an unknown set or option, files missing from or wrong in `manual_dir`, no write
@@ -68,7 +68,7 @@ def _builder(name: str, data_dir: pathlib.Path, options: Mapping[str, Any]):
     for key, value in options.items():
         if key not in kinds:
             raise UserError(f'{name} has no option {key!r}; available: {", ".join(kinds)}')
-        if type(value) is not kinds[key]:
+        if type(value) is not kinds[key] and (kinds[key], type(value)) != (float, int):
             raise UserError(f'{name}: option {key} is {value!r}, expected {kinds[key].__name__}')
     config = module.Config(**options)
     config = module.Builder.builder_configs.get(config.name, config)  # TFDS wants its own object
@@ -114,8 +114,12 @@ def _manual_dir(builder: tfds.core.DatasetBuilder,
 def _lock(folder: os.PathLike) -> Iterator[None]:
     """Holds the folder for this process; the system lets go of it even when the process is killed.
     """
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, 'prepare.lock'), 'w') as file:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = open(os.path.join(folder, 'prepare.lock'), 'w')
+    except OSError as error:
+        raise _unwritable(folder, error.strerror) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -137,10 +141,13 @@ def _readable_errors(folder: os.PathLike) -> Iterator[None]:
                     'Not enough disk space' in text):
                 raise UserError(f'{folder}: the disk is full; preparing needs about twice the '
                                 'size of the prepared set. Free some, or set data_dir') from error
-            if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-                raise UserError(f'{folder}: can not be written ({os.strerror(code)}); give a '
-                                'data_dir that you may write') from error
+            if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+                raise _unwritable(folder, os.strerror(code)) from error
         raise
+
+
+def _unwritable(folder: os.PathLike, reason: str) -> UserError:
+    return UserError(f'{folder}: can not be written ({reason}); give a data_dir that you may write')
 
 
 def main(argv: list[str] | None = None) -> None:

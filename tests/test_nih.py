@@ -237,9 +237,19 @@ def test_command_line_prints_one_line_on_a_mistake(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason='MLVICX_REAL_DATA names no folder')
-def test_official_box_list_parses():
-    boxes = nih._read_boxes(REAL / 'nih_official' / BOXES)
+def test_official_tables_parse(tmp_path):
+    official = REAL / 'nih_official'
+    boxes = nih._read_boxes(official / BOXES)
     assert len(boxes) == 880 and sum(map(len, boxes.values())) == 984
+    for source, name in (('Data_Entry_2017_v2020.head.csv', TABLE),
+                         ('kaggle_sample_labels.head.csv', 'Data_Entry_2017.csv')):
+        root = tmp_path / name
+        root.mkdir()
+        shutil.copy(official / source, root / name)
+        table = nih._read_table(root)
+        assert len(table) > 100
+        for image_id, entry in table.items():
+            assert entry.patient_id == str(int(image_id[:8])) and 0 <= entry.age <= 120
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason='MLVICX_REAL_DATA names no folder')

@@ -46,7 +46,7 @@ class Config(tfds.core.BuilderConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One row of the table, and where its image lies."""
+    """One row of the table."""
     labels: tuple[str, ...]
     patient_id: str
     age: int
@@ -228,7 +228,7 @@ def _age(text: str, where: str) -> int:
         return -1
     match = re.fullmatch(r'(\d+)([YMD]?)', text)
     if not match:
-        raise UserError(f"{where}: Patient Age is {text!r}, expected years such as 58 or 058Y")
+        raise UserError(f'{where}: Patient Age is {text!r}, expected years such as 58 or 058Y')
     years = int(match[1]) // {'': 1, 'Y': 1, 'M': 12, 'D': 365}[match[2]]
     return years if years <= OLDEST else -1
 
@@ -236,7 +236,10 @@ def _age(text: str, where: str) -> int:
 def _read_csv(path: pathlib.Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header and, with their line numbers, the rows; fields are stripped."""
     reader = csv.reader(_read_text(path).splitlines())
-    rows = [(reader.line_num, [field.strip() for field in row]) for row in reader if row]
+    try:
+        rows = [(reader.line_num, [field.strip() for field in row]) for row in reader if row]
+    except csv.Error as error:
+        raise UserError(f'{path}, line {reader.line_num}: not a CSV row ({error})') from None
     if len(rows) < 2:
         raise UserError(f'{path}: the file has no rows')
     return rows[0][1], rows[1:]

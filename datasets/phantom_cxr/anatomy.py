@@ -56,7 +56,7 @@ class Patient:
             fat=min(fat, 50.0),
             breast=female * (8 + 42 * u[3] ** 1.5) + (not female) * 6 * u[3],
             breast_low=25 + 55 * u[4],
-            heart=0.90 + 0.14 * u[5],
+            heart=0.88 + 0.16 * u[5],
             knob=0.75 + 0.006 * (age - 18) + 0.3 * u[6],
             rib_width=8.0 + 4.0 * u[7],
             rib_drop=75 + 45 * u[8],
@@ -204,13 +204,13 @@ class Chest:
         self.patient, self.pose, self.canvas = patient, pose, canvas
         self.heart_factor = heart * patient.heart * pose.heart_scale
         u = rng.random(6).tolist()
-        top = 62 * patient.height + pose.inspiration + lower
+        top = 56 + 12 * u[3] + pose.inspiration + lower
         self.dome = {-1: top - 4 - 10 * u[0], 1: top + 4 + 8 * u[1]}
         self.angle = {s: self.dome[s] + (36 + 14 * u[2]) * (1 - 0.5 * flat) for s in (-1, 1)}
         self.lungs = {s: self._lung(s) for s in (-1, 1)}
         self._draw_lungs()
         self._draw_heart()
-        self.body = self._body()
+        self.body = self._body(rng)
         self.bone = self._bones(rng)
         self.marks = self._vessels(rng)
 
@@ -277,7 +277,7 @@ class Chest:
         self.lung = np.maximum(self.lung - np.maximum(t_heart, t_vessel), 0)
         self.lung = c.blur(self.lung, 0.9)
 
-    def _body(self) -> np.ndarray:
+    def _body(self, rng: np.random.Generator) -> np.ndarray:
         """Trunk, neck, shoulders, breasts, arms: total thickness in mm."""
         c, p = self.canvas, self.patient
         wall = float(self.wall(20)) + 14 + p.fat
@@ -300,7 +300,7 @@ class Chest:
         if self.pose.arms:
             arm = np.clip(1 - ((x - wall - 42) / 38) ** 2, 0, 1) * c.smoothstep(c.y, -150, -80)
             body = np.maximum(body, 80 * np.sqrt(arm))
-        return c.blur(body, 2.0)
+        return c.blur(body, 2.0) * (1 + 0.012 * c.noise(rng, 45.0) + 0.008 * c.noise(rng, 15.0))
 
     def _bones(self, rng: np.random.Generator) -> np.ndarray:
         """Ribs, clavicles, scapulae, humeral heads, spine and sternum: bone thickness in mm."""
@@ -308,11 +308,11 @@ class Chest:
         side = np.array([-1.0, 1.0])
         jitter = rng.normal(0, 1.2, (10, 2))
         rank = np.arange(10)[:, None]
-        first = (-160 + 24.5 * rank) * p.height + jitter  # where ribs 1..10 leave the spine, [10, 2]
+        first = (-146 + 23.0 * rank) * p.height + jitter  # where ribs 1..10 leave the spine, [10, 2]
         drop = np.broadcast_to(p.rib_drop * (0.45 + 0.11 * np.minimum(rank, 5)), (10, 2))
         reach = self.wall(first + drop / 2) + 3
         # A rib is a tilted ring seen from the front: t = 0 at the spine, 90 degrees at the side wall.
-        t = np.linspace(0.06, 1.0, 23) * np.deg2rad(np.where(rank < 7, 130, 108))[..., None]
+        t = np.linspace(0.12, 1.0, 23) * np.deg2rad(np.where(rank < 7, 130, 108))[..., None]
         line = np.stack([side[:, None] * reach[..., None] * np.sin(t) ** 0.9 - self.pose.yaw * np.cos(t),
                          first[..., None] + drop[..., None] * (1 - np.cos(t)) / 2 - 5 * np.sin(2 * t)], -1)
         width = p.rib_width * np.interp(t, [0, 0.8, 1.6, 2.2], [0.8, 1.0, 0.95, 1.3])
@@ -333,7 +333,7 @@ class Chest:
             bone += 3.5 * c.fill(blade) + 7.0 * c.stroke([np.concatenate([blade, blade[:1]])], 2.2)
             spine = np.array([[104, -92], [140, -118], [172, -132]]) * (1, p.height) + (self.pose.scapula - 12, 0)
             bone += 7.0 * c.fill(band(spine * (s, 1), 6.0))
-            x = 168 + 0.3 * self.pose.scapula
+            x = 176 + 0.3 * self.pose.scapula
             shaft = np.array([[x, -106], [x + (22 if self.pose.arms else 70), -106 + (140 if self.pose.arms else 60)]])
             bone += 20 * c.fill(ellipse(s * x, -116 * p.height, 22, 24))
             bone += 16 * c.fill(band(shaft * (s, p.height), 21.0))
@@ -348,7 +348,7 @@ class Chest:
         column = np.clip(1 - (x / half) ** 2, 0, 1)
         phase = (c.y + 200) / (22 * p.height) + (c.y + 200) ** 2 * 7e-5
         wave = np.cos(2 * np.pi * phase)
-        bone = bone + column * (11 + 6 * c.smoothstep(-wave, -0.8, 0.2))
+        bone = bone + column * (9 + 6 * c.smoothstep(-wave, -0.8, 0.2))
         for s in (-1, 1):
             bone += 5 * np.exp(-((x - s * 0.62 * half) / 3.2) ** 2) * np.clip(wave, 0, 1) ** 2
         bone += 7 * np.exp(-(x / 3.0) ** 2) * np.clip(-wave, 0, 1)
@@ -361,9 +361,10 @@ class Chest:
         total = np.zeros((c.grid, c.grid), np.float32)
         for s in (-1, 1):
             hilum = np.array([s * 36 + 0.3 * self.pose.yaw, -22 - 8 * (s > 0)])
-            trunk = np.linspace(-1.35, 1.45, 13) + rng.normal(0, 0.1, 13)
-            length = (85 + 55 * np.abs(np.sin(trunk))) * rng.uniform(0.8, 1.1, 13)
-            first = _paths(rng, np.tile(hilum, (13, 1)), trunk, length / 8)
+            trunk = np.linspace(-1.35, 1.5, 13) + rng.normal(0, 0.14, 13)
+            length = (75 + 50 * np.abs(np.sin(trunk))) * rng.uniform(0.7, 1.1, 13)
+            origin = hilum + np.stack([rng.normal(0, 3, 13), 14 * np.sin(trunk) + 4], 1)
+            first = _paths(rng, origin, trunk, length / 8)
             at = rng.integers(1, 7, (13, 5))
             start = np.take_along_axis(first, at[..., None], 1).reshape(-1, 2)
             fork = (trunk[:, None] + rng.choice([-1, 1], (13, 5)) * rng.uniform(0.3, 0.8, (13, 5))).ravel()
@@ -374,20 +375,20 @@ class Chest:
             third = _paths(rng, start, fork, rng.uniform(2.0, 5.0, 130))
             for group in (first, second, third):  # paths are drawn to the right; mirror about the hilum
                 group[..., 0] = hilum[0] + s * (group[..., 0] - hilum[0])
-            total += 5.5 * c.blur(c.stroke(first[:, :4], 5.0), 1.2)
-            total += 4.0 * c.stroke(first[:, 3:6], 3.2) + 2.6 * c.stroke(first[:, 5:], 2.0)
-            total += 2.6 * c.stroke(second[:, :4], 2.2) + 1.8 * c.stroke(second[:, 3:], 1.4)
-            total += 1.4 * c.stroke(third, 1.2)
-            knot = c.fill(ellipse(hilum[0] - s * 2, hilum[1] + 4, 11, 22, 12 * s))
-            total += 14 * c.blur(knot, 5.0)
+            total += 9.0 * c.blur(c.stroke(first[:, :4], 6.5), 1.2)
+            total += 6.0 * c.stroke(first[:, 3:6], 3.8) + 3.6 * c.stroke(first[:, 5:], 2.2)
+            total += 4.0 * c.stroke(second[:, :4], 2.6) + 2.4 * c.stroke(second[:, 3:], 1.6)
+            total += 1.6 * c.stroke(third, 1.2)
+            knot = c.fill(ellipse(hilum[0] - s * 2, hilum[1] + 6, 10, 24, 12 * s))
+            total += 22 * c.blur(knot, 4.5)
         fine = c.noise(rng, 2.5)
         fine = fine - c.blur(fine, 5.0)
-        return p.vessels * (1.7 * c.blur(total, 0.6) + 1.3 * fine + 1.6 * c.noise(rng, 9.0))
+        return p.vessels * (2.0 * c.blur(total, 0.6) + 1.3 * fine + 1.6 * c.noise(rng, 9.0))
 
 
 def _paths(rng, start: np.ndarray, angle: np.ndarray, step: np.ndarray) -> np.ndarray:
     """Random-walk lines [N, 9, 2] from start [N, 2], heading `angle` (0 = lateral, down positive)."""
     n = len(start)
-    heading = angle[:, None] + np.cumsum(rng.normal(0, 0.12, (n, 8)), 1)
+    heading = angle[:, None] + np.cumsum(rng.normal(0, 0.2, (n, 8)), 1)
     move = np.stack([np.cos(heading), np.sin(heading)], -1) * np.reshape(step, (n, 1, 1))
     return np.concatenate([start[:, None], start[:, None] + np.cumsum(move, 1)], 1)

@@ -54,7 +54,7 @@ def markers(grid: int, view: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _text(out: np.ndarray, word: str, where: tuple[int, int], scale: float) -> None:
-    cv2.putText(out, word, where, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, max(1, round(2.2 * scale)), cv2.LINE_AA)
+    cv2.putText(out, word, where, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, max(1, round(3 * scale)), cv2.LINE_AA)
 
 
 def expose(depth: np.ndarray, canvas: Canvas, view: str, rng: np.random.Generator) -> np.ndarray:
@@ -69,14 +69,14 @@ def expose(depth: np.ndarray, canvas: Canvas, view: str, rng: np.random.Generato
     primary = np.exp(-depth)
     ratio = (0.5 + 0.6 * u[0]) if view == 'AP' else (0.2 + 0.4 * u[0])
     beam = primary + ratio * canvas.blur(primary, 28.0)
-    beam = canvas.blur(beam, 0.5 + (0.9 if view == 'AP' else 0.5) * u[1])
+    beam = canvas.blur(beam, 0.4 + (0.6 if view == 'AP' else 0.4) * u[1])
     quanta = 10 ** (4.2 + 0.9 * u[2])  # per pixel of the native grid in the open beam
     noise = canvas.noise(rng, 0.1)
     beam = beam + noise * np.sqrt(beam / quanta)
     film = -np.log(np.maximum(beam, 1e-4))
     heel = rng.normal(0, 0.08, 2).tolist()  # the beam is not even over the field
     film += heel[0] / FIELD_MM * 2 * canvas.x + heel[1] / FIELD_MM * 2 * canvas.y
-    if u[3] < 0.35:  # some makers flatten the picture and sharpen detail
+    if u[3] < 0.6:  # some makers flatten the picture and sharpen detail
         wide = canvas.blur(film, 22.0)
         film = film - (0.15 + 0.3 * u[4]) * wide + (0.2 + 0.4 * u[5]) * (film - canvas.blur(film, 4.0))
     low, high = np.quantile(film[::4, ::4], (0.01 + 0.05 * u[6], 0.92 + 0.07 * u[7])).tolist()

@@ -15,10 +15,10 @@ LABELS = (*FINDINGS, 'No Finding')
 # A patient is healthy or has one of four diseases; each row is the chance of each finding in FINDINGS' order.
 DISEASES = (
     (0.36, (0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00)),  # healthy
-    (0.17, (0.75, 0.50, 0.08, 0.10, 0.08, 0.22, 0.10, 0.10)),  # heart failure
+    (0.16, (0.75, 0.50, 0.10, 0.10, 0.10, 0.22, 0.10, 0.10)),  # heart failure
     (0.15, (0.14, 0.42, 0.20, 0.12, 0.10, 0.75, 0.10, 0.12)),  # infection
-    (0.17, (0.12, 0.12, 0.42, 0.24, 0.14, 0.14, 0.60, 0.55)),  # chronic lung disease
-    (0.15, (0.12, 0.34, 0.16, 0.58, 0.56, 0.18, 0.18, 0.14)),  # tumour
+    (0.18, (0.12, 0.12, 0.50, 0.22, 0.16, 0.14, 0.62, 0.58)),  # chronic lung disease
+    (0.15, (0.12, 0.34, 0.22, 0.60, 0.62, 0.18, 0.18, 0.14)),  # tumour
 )
 ACUTE = ('Effusion', 'Pneumothorax', 'Consolidation')  # may be absent from one of the patient's images
 SMALLEST_MM2 = 60.0  # a lesion that shows less than this in the field is not labelled
@@ -61,9 +61,9 @@ class Lesions:
         region = np.zeros(self.soft.shape, bool)
         for side in sides:
             height = 22 + 75 * float(rng.random()) ** 1.6
-            wall = float(chest.wall(chest.dome[side]))
-            across = np.clip(side * c.x / wall, 0, 1)
-            level = chest.angle[side] - height - 26 * (across - 0.5) ** 3 * 8 + 10 * (1 - across)
+            across = np.clip(c.x * (side / float(chest.wall(chest.dome[side]))), 0, 1)
+            bend = 2 * across - 1
+            level = chest.angle[side] - height - 26 * bend * bend * bend + 10 * (1 - across)
             depth = (c.y - level) * chest.lung_mask[side]
             fluid = c.smoothstep(depth, 0, 22)
             self.soft += fluid * chest.lung * 0.92
@@ -100,28 +100,28 @@ class Lesions:
         self.soft += 2 * radius * solid * np.sqrt(np.clip(inside, 0, 1))
         return inside > 0
 
-    def _lumps(self, rng, count: int, low: float, high: float) -> np.ndarray:
+    def _lumps(self, rng, count: int, low: float, high: float, solid: tuple[float, float]) -> np.ndarray:
         region = np.zeros(self.soft.shape, bool)
         for _ in range(count):
             side = int(rng.choice([-1, 1]))
             centre = self.chest.place(side, rng.uniform(0.25, 0.8), rng.uniform(0.15, 0.85))
             lobes = (np.array([0.10, 6.3, 0.05, 6.3]) * rng.random(4)).tolist()
-            region |= self._ball(centre, rng.uniform(low, high), rng.uniform(0.65, 1.0), lobes)
+            region |= self._ball(centre, rng.uniform(low, high), rng.uniform(*solid), lobes)
         return region & (self.chest.lung_mask[-1] + self.chest.lung_mask[1] > 0.5)
 
     def _nodule(self, rng) -> np.ndarray:
-        """One to three lumps under 30 mm across."""
-        return self._lumps(rng, 1 + int(rng.choice(3, p=(0.5, 0.3, 0.2))), 6.5, 13.0)
+        """One to three lumps under 30 mm across, some of them denser than water for their calcium."""
+        return self._lumps(rng, 1 + int(rng.choice(3, p=(0.5, 0.3, 0.2))), 8.0, 14.0, (1.0, 1.5))
 
     def _mass(self, rng) -> np.ndarray:
         """One lump over 30 mm across."""
-        return self._lumps(rng, 1, 18.0, 34.0)
+        return self._lumps(rng, 1, 18.0, 34.0, (0.75, 1.0))
 
     def _consolidation(self, rng) -> np.ndarray:
         """Airspace filled in a part of a lobe: soft edges, patchy, bronchi left open."""
         c, chest = self.canvas, self.chest
         region = np.zeros(self.soft.shape, bool)
-        texture = 0.5 + 0.28 * c.noise(rng, 16.0) + 0.16 * c.noise(rng, 6.0)
+        texture = 0.6 + 0.26 * c.noise(rng, 26.0) + 0.10 * c.noise(rng, 11.0)
         for _ in range(1 + (rng.random() < 0.35)):
             side = int(rng.choice([-1, 1]))
             centre = chest.place(side, rng.uniform(0.2, 0.75), rng.uniform(0.25, 0.9))
@@ -130,7 +130,7 @@ class Lesions:
             reach = 1 + 0.22 * rng.standard_normal(12).clip(-2, 2)
             blob = np.stack([a * reach * np.cos(turn), b * reach * np.sin(turn)], 1) + centre
             weight = c.blur(c.fill(spline(blob, closed=True)), 9.0) * self.chest.lung_mask[side]
-            solid = weight * c.smoothstep(weight + texture, 0.5, 1.6) * rng.uniform(0.4, 0.75)
+            solid = weight * c.smoothstep(weight + texture, 0.4, 1.8) * rng.uniform(0.4, 0.8)
             self.soft += solid * chest.lung
             self.marks *= 1 - 0.7 * solid
             region |= (weight > 0.45) & (chest.lung_mask[side] > 0.5)
@@ -141,7 +141,7 @@ class Lesions:
         c, chest = self.canvas, self.chest
         both = chest.lung_mask[-1] + chest.lung_mask[1]
         upper = 1 - 0.5 * c.smoothstep(c.y, -60, 60)
-        self.density *= 1 - rng.uniform(0.3, 0.5) * both * upper
+        self.density *= 1 - rng.uniform(0.1, 0.25) * both * upper
         self.marks *= 1 - 0.6 * both * upper
         rims = []
         for _ in range(int(rng.integers(2, 6))):
@@ -162,24 +162,26 @@ class Lesions:
         low = 0.5 * (chest.dome[-1] + chest.dome[1])
         apical = rng.random() < 0.25
         zone = c.smoothstep(-c.y, 40, 90) if apical else c.smoothstep(c.y, low - 120, low - 30)
-        rim = 1 - 0.6 * c.smoothstep(chest.depth_in, 15, 55)
+        rim = 1 - 0.5 * c.smoothstep(chest.depth_in, 20, 60)
+        rim = rim * c.smoothstep(np.abs(c.x), 25, 55)
         weight = c.blur((zone * rim * (0.8 + 0.25 * c.noise(rng, 30.0))).astype(np.float32), 3.0) * both
-        field = c.blur(c.noise(rng, 2.0), 2.2) - c.blur(c.noise(rng, 4.0), 4.5) * 0.5
-        net = np.exp(-(field / (0.25 * field.std())) ** 2)
-        self.soft += np.clip(weight, 0, 1) * (rng.uniform(7, 12) * net + 3.0)
+        field = c.blur(c.noise(rng, 3.0), 2.6)
+        field = field - c.blur(field, 7.0)
+        net = np.exp(-(field / (0.35 * float(field.std()))) ** 2)
+        self.soft += np.clip(weight, 0, 1) * (rng.uniform(14, 24) * net + 2.0)
         return weight > 0.35
 
 
 def shape_of(present: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
     """How findings change the chest's own form: the arguments of `Chest` beyond the healthy ones."""
-    u = rng.random(3)
+    u = rng.random(3).tolist()
     form = {'heart': 1.0, 'flat': 0.0, 'lower': 0.0}
     if present[0]:
-        form['heart'] = 1.27 + 0.25 * u[0]
+        form['heart'] = 1.16 + 0.24 * u[0]
     if present[6]:
-        form['flat'] = 0.5 + 0.5 * u[1]
-        form['lower'] += 6 + 14 * u[1]
-        form['heart'] *= 0.95
+        form['flat'] = 0.2 + 0.5 * u[1]
+        form['lower'] += 8 * u[1]
+        form['heart'] *= 0.97
     if present[7]:
-        form['lower'] -= 4 + 10 * u[2]
+        form['lower'] -= 2 + 8 * u[2]
     return form

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from . import detector
-from .anatomy import MU_BONE, MU_LEAD, MU_LUNG, MU_SOFT, NATIVE, Canvas, Chest, Patient, Pose, band
+from .anatomy import MU_BONE, MU_LEAD, MU_LUNG, MU_SOFT, NATIVE, Canvas, Chest, Patient, Pose, band, ellipse
 from .findings import ACUTE, FINDINGS, LABELS, SMALLEST_MM2, Lesions, draw_findings, shape_of
 
 _PERSON, _ILLNESS, _TREE, _LESION, _IMAGE = range(5)  # what a stream is for
@@ -72,10 +72,10 @@ def render(seed: int, patient: int, image: int, size: int) -> Example:
 
     lungs = [chest.lung_mask[-1] > 0.5, chest.lung_mask[1] > 0.5, chest.heart_mask > 0.5]
     masks = lesions.masks & keep
-    masks[masks.sum((1, 2)) < SMALLEST_MM2 * canvas.per_mm ** 2] = False
+    masks = [_without_specks(plane, SMALLEST_MM2 * canvas.per_mm ** 2) for plane in masks]
     mask = _pack(masks, size)
     labels = np.zeros(len(LABELS), np.uint8)
-    labels[:-1] = masks.any((1, 2))
+    labels[:-1] = [plane.any() for plane in masks]
     labels[-1] = not labels.any()
     return Example(picture, labels, mask, _pack(lungs, size), boxes(mask), pose.view, traits.sex,
                    traits.age)
@@ -91,14 +91,25 @@ def _optical_depth(chest: Chest, lesions: Lesions, rng: np.random.Generator) -> 
     right = np.array([top[-1], top[-1] + (-14, 16), top[-1] + (-26, 26)])
     left = np.array([top[-1], top[-1] + (16, 17), top[-1] + (34, 26)])
     air = 15 * canvas.fill(band(top, 16)) + 8 * canvas.fill(band(right, 10), band(left, 9))
-    if rng.random() < 0.5:  # gas in the stomach
-        gas = canvas.fill(band(np.array([[45, 0], [85, 4]]) + (0, chest.dome[1] + 22), rng.uniform(10, 26)))
+    if rng.random() < 0.5:  # gas under the left dome
+        x, y = rng.uniform(45, 80), chest.dome[1] + rng.uniform(16, 34)
+        gas = canvas.fill(ellipse(x, y, rng.uniform(14, 34), rng.uniform(8, 16), rng.uniform(-25, 10)))
         air = air + rng.uniform(20, 50) * gas
-    air = canvas.blur(air, 1.5)
+    air = canvas.blur(air, 1.5) * (1 - chest.lung_mask[1])
     soft = np.maximum(chest.body - lung - np.minimum(air, 0.5 * chest.body), 0)
     aerated = lung - solid
     return (MU_SOFT * (soft + solid) + MU_LUNG * lesions.density * aerated
             + (MU_SOFT - MU_LUNG) * marks + (MU_BONE - MU_SOFT) * chest.bone * (chest.body > 5))
+
+
+def _without_specks(mask: np.ndarray, least: float) -> np.ndarray:
+    """A mask [G, G] less its connected regions under `least` pixels."""
+    if not mask.any():
+        return mask
+    _, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= least
+    keep[0] = False
+    return keep[regions]
 
 
 def _pack(masks, size: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from mlvicx_jax.prepare import prepare
 _COLUMNS = ('image_ids', 'patient_ids', 'labels', 'view', 'sex', 'age')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """One split of n images; entry i of every array is about source[records[i]].
 
@@ -57,7 +57,7 @@ class Split:
         return hashlib.sha256('\n'.join(sorted(self.image_ids.tolist())).encode()).hexdigest()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class RadiographSet:
     """`splits` has train, validation and test; `size` is the side of the stored images in pixels.
     """

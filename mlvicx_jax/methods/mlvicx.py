@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mlvicx_jax.data import augment
+from mlvicx_jax.levels import reference_levels
 from mlvicx_jax.losses import VICReg
 from mlvicx_jax.models.heads import Concatenate, Expander, ResizeProjectSum
 from mlvicx_jax.models.resnet import ResNet18
@@ -124,9 +125,7 @@ class Method:
         return method_state
 
     def reference_levels(self, batch_size):
-        levels = {'level/floor': 0.0, 'level/share_nothing': 0.0}
-        for weight in self.head_weights.values():
-            head = self.criterion.reference_levels(batch_size, self.widths[-1])
-            for name in levels:
-                levels[name] += weight * head[name.removeprefix('level/')]
-        return levels
+        head = reference_levels(batch_size, self.widths[-1], self.alpha, self.beta, self.gamma,
+                                self.inv_reduce, self.var_reduce, self.criterion.eps)
+        total = sum(self.head_weights.values())
+        return {f'level/{name}': total * value for name, value in head.items()}
