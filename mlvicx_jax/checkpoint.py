@@ -147,3 +147,28 @@ class Checkpoints:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f'{type(error).__name__}: {lines[0][:300]}' if lines else type(error).__name__
+
+
+def restore_encoder(workdir, step: int | None = None) -> dict:
+    """The encoder's variables {'params', 'batch_stats'} of a run's newest (or given) checkpoint.
+
+    Reads nothing but the encoder: no head, optimiser or method state.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    directory = pathlib.Path(workdir).absolute() / 'checkpoints'
+    steps = [int(p.name) for p in directory.glob('*') if p.name.isdigit()]
+    if not steps or (step is not None and step not in steps):
+        raise UserError(f'{directory} has no checkpoint of step {step or "any"}; found '
+                        f'{sorted(steps) or "none"}: is this the --workdir of a run?')
+    path = directory / str(max(steps) if step is None else step) / 'state'
+    reader = ocp.PyTreeCheckpointer()
+    tree = reader.metadata(path).item_metadata.tree
+    wanted = {kind: {'encoder': tree[kind]['encoder']} for kind in ('params', 'batch_stats')}
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    read = reader.restore(path, args=ocp.args.PyTreeRestore(
+        item=abstract, partial_restore=True, restore_args=jax.tree.map(
+            lambda _: ocp.ArrayRestoreArgs(sharding=sharding), abstract)))
+    return {kind: read[kind]['encoder'] for kind in wanted}

@@ -1,4 +1,4 @@
-"""The phantom: exact truth, one image from three integers, anatomy the right way round, not too easy."""
+"""The phantom: exact truth, one image from three integers, the chest the right way round, not easy."""
 
 import os
 
@@ -29,8 +29,9 @@ def shots() -> list[render.Example]:
 @pytest.fixture(scope='module')
 def build(tmp_path_factory):
     def build(patients):
-        builder = phantom.Builder(data_dir=tmp_path_factory.mktemp('data'), file_format='array_record',
-                                  config=phantom.Config(size=64, patients=patients))
+        config = phantom.Config(size=64, patients=patients)
+        builder = phantom.Builder(data_dir=tmp_path_factory.mktemp('data'), config=config,
+                                  file_format='array_record')
         builder.download_and_prepare()
         return builder
     return build

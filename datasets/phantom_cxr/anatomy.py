@@ -1,20 +1,17 @@
 """The healthy chest of the phantom: contours in millimetres, drawn as thicknesses along the beam.
 
-Coordinates are millimetres in the detector plane, origin at its centre (about T7), x to the right of
-the picture as displayed (the patient's LEFT), y downwards. Side -1 is the patient's right, +1 the left.
+Side -1 is the patient's right (the left of the picture), +1 the patient's left.
 """
 
 import dataclasses
 
-import cv2
 import numpy as np
 
-FIELD_MM = 400.0  # side of the square detector field
-NATIVE = 256  # every picture is drawn on at least this grid; smaller ones are area averages of it
+from .geometry import Canvas, band, ellipse, smoothstep, spline
 
-# Linear attenuation per millimetre near 70 keV, the mean energy of a filtered 110-120 kVp beam: mass
-# attenuation (NISTIR 5632, Hubbell & Seltzer) times density (ICRU 44): water 0.193 cm2/g x 1.0, bone with
-# its marrow 0.26 cm2/g x 1.75, inflated lung 0.19 cm2/g x 0.26; lead, below its K edge, 3.0 cm2/g x 11.3.
+# Linear attenuation per millimetre near 70 keV, about the mean energy of a filtered 110-120 kVp
+# beam: mass attenuation (NISTIR 5632, Hubbell and Seltzer) times density. Water 0.193 cm2/g x 1.0,
+# bone with its marrow 0.26 x 1.75, inflated lung 0.193 x 0.26, lead below its K edge 3.0 x 11.3.
 MU_SOFT, MU_BONE, MU_LUNG, MU_LEAD = 0.0193, 0.0455, 0.0050, 3.4
 
 
@@ -80,7 +77,7 @@ class Pose:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> 'Pose':
-        """A pose drawn from `rng`; AP (source in front): heart larger, diaphragms higher, scapulae in."""
+        """A pose drawn from `rng`; in AP heart and diaphragms are larger and higher, scapulae in."""
         ap = bool(rng.random() < 0.4)
         u = rng.random(8).tolist()
         angle = np.deg2rad(rng.normal(0, 2.5 if ap else 1.5))
@@ -98,101 +95,9 @@ class Pose:
         )
 
 
-def spline(points: np.ndarray, closed: bool = False, steps: int = 8) -> np.ndarray:
-    """Catmull-Rom curve through points [N, 2] -> [M, 2]."""
-    p = np.asarray(points, np.float64)
-    if closed:
-        p = np.concatenate([p[-1:], p, p[:2]])
-    else:
-        p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-    a, b, c, d = (p[i:len(p) - 3 + i, None] for i in range(4))
-    t = (np.arange(steps) / steps)[None, :, None]
-    curve = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-    curve = curve.reshape(-1, 2)
-    return curve if closed else np.concatenate([curve, p[-2:-1]])
-
-
-def band(line: np.ndarray, width: float | np.ndarray) -> np.ndarray:
-    """Polygons [..., 2N, 2] of the given width (mm, scalar or [..., N]) around lines [..., N, 2]."""
-    step = np.diff(line, axis=-2)
-    tangent = np.concatenate([step[..., :1, :], step[..., 1:, :] + step[..., :-1, :], step[..., -1:, :]], -2)
-    normal = tangent[..., ::-1] * (-1, 1) / np.maximum(np.hypot(tangent[..., 0], tangent[..., 1]), 1e-9)[..., None]
-    offset = normal * (np.asarray(width) / 2)[..., None]
-    return np.concatenate([line + offset, (line - offset)[..., ::-1, :]], -2)
-
-
-def ellipse(x: float, y: float, a: float, b: float, degrees: float = 0.0) -> np.ndarray:
-    """An ellipse's contour [40, 2], half axes a and b in mm, turned by `degrees`."""
-    t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    r = np.deg2rad(degrees)
-    p = np.stack([a * np.cos(t), b * np.sin(t)], 1)
-    return p @ np.array([[np.cos(r), np.sin(r)], [-np.sin(r), np.cos(r)]]) + (x, y)
-
-
-class Canvas:
-    """Draws contours given in mm onto a grid; x, y [G, G] are the patient's mm under each pixel."""
-
-    def __init__(self, grid: int, affine: np.ndarray):
-        self.grid, self.per_mm = grid, grid / FIELD_MM
-        self.scale = self.per_mm * float(np.hypot(*affine[:, 0]))  # pixels per mm of the patient
-        self.matrix = affine * self.per_mm
-        self.matrix[:, 2] += grid / 2
-        inverse = cv2.invertAffineTransform(self.matrix).astype(np.float32)
-        row = np.arange(grid, dtype=np.float32) + 0.5
-        self.x = inverse[0, 0] * row[None] + (inverse[0, 1] * row[:, None] + inverse[0, 2])
-        self.y = inverse[1, 0] * row[None] + (inverse[1, 1] * row[:, None] + inverse[1, 2])
-
-    def pixels(self, points: np.ndarray) -> np.ndarray:
-        """mm [..., 2] -> OpenCV fixed-point pixels with 4 fractional bits, int32 [..., 2]."""
-        p = points @ self.matrix[:, :2].T + (self.matrix[:, 2] - 0.5)
-        return np.rint(p * 16).astype(np.int32)
-
-    def fill(self, *polygons: np.ndarray) -> np.ndarray:
-        """Union of filled polygons, float32 [G, G] in 0..1."""
-        out = np.zeros((self.grid, self.grid), np.uint8)
-        for polygon in polygons:  # one by one: a single call would leave overlaps empty
-            cv2.fillPoly(out, [self.pixels(polygon)], 255, cv2.LINE_AA, 4)
-        return out * np.float32(1 / 255)
-
-    def stroke(self, lines, width: float) -> np.ndarray:
-        """Open lines of about `width` mm (never under a pixel), float32 [G, G] in 0..1."""
-        out = np.zeros((self.grid, self.grid), np.uint8)
-        thick = max(1, round(width * self.scale))
-        gain = min(1.0, width * self.scale / thick)
-        cv2.polylines(out, list(self.pixels(np.asarray(lines))), False, 255, thick, cv2.LINE_AA, 4)
-        return out * np.float32(gain / 255)
-
-    def blur(self, image: np.ndarray, mm: float) -> np.ndarray:
-        """Gaussian blur with sigma in mm; wide ones work on a coarser grid."""
-        sigma = mm * self.scale
-        step = 1 << max(0, int(np.log2(max(sigma / 3, 1))))
-        if step == 1:
-            return cv2.GaussianBlur(image, (0, 0), max(sigma, 0.1))
-        small = cv2.resize(image, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
-        small = cv2.GaussianBlur(small, (0, 0), sigma / step)
-        return cv2.resize(small, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
-
-    def inside(self, mask: np.ndarray) -> np.ndarray:
-        """Distance in mm from every pixel of a mask to its edge, 0 outside."""
-        binary = (mask > 0.5).astype(np.uint8)
-        return cv2.distanceTransform(binary, cv2.DIST_L2, 3) * np.float32(1 / self.scale)
-
-    def noise(self, rng: np.random.Generator, mm: float) -> np.ndarray:
-        """Gaussian field of unit variance, smooth over `mm`, drawn the same for every grid."""
-        cells = int(np.clip(FIELD_MM / mm * 1.5, 8, NATIVE))
-        field = rng.standard_normal((cells, cells), np.float32)
-        if cells != self.grid:
-            field = cv2.resize(field, (self.grid, self.grid), interpolation=cv2.INTER_CUBIC)
-        return field
-
-    def smoothstep(self, value: np.ndarray, low: float, high: float) -> np.ndarray:
-        """0 below `low`, 1 above `high`, smooth between."""
-        t = np.clip((value - low) * (1 / (high - low)), 0, 1)
-        return t * t * (3 - 2 * t)
-
-
+# Inner half-width of the bony thorax, mm, by height.
 _WALL_Y = np.array([-150, -142, -125, -95, -50, 0, 50, 110, 180.0])
-_WALL_X = np.array([40, 66, 86, 108, 126, 136, 142, 143, 140.0])  # inner half-width of the bony thorax
+_WALL_X = np.array([40, 66, 86, 108, 126, 136, 142, 143, 140.0])
 
 
 class Chest:
@@ -200,7 +105,7 @@ class Chest:
 
     def __init__(self, patient: Patient, pose: Pose, canvas: Canvas, rng: np.random.Generator,
                  heart: float = 1.0, flat: float = 0.0, lower: float = 0.0):
-        """`heart` scales the heart's width, `flat` (0..1) flattens the domes, `lower` (mm) sinks them."""
+        """`heart` scales its width, `flat` (0..1) flattens the domes, `lower` (mm) sinks them."""
         self.patient, self.pose, self.canvas = patient, pose, canvas
         self.heart_factor = heart * patient.heart * pose.heart_scale
         u = rng.random(6).tolist()
@@ -235,26 +140,27 @@ class Chest:
         h = self.patient.height
         ys = np.array([-100, -60, -20, 30, 90, 150.0]) * h
         wall = np.stack([self.wall(ys), ys], 1)
-        top = np.array([[14, 150], [13, 40], [18, -40], [24, -90], [31, -122], [49, -142], [70, -131]])
+        top = np.array([[14, 150], [13, 40], [18, -40], [24, -90], [31, -122], [49, -142],
+                        [70, -131]])
         points = np.concatenate([top * (1, h), wall])
         return spline(points, closed=True) * (side, 1)
 
     def above(self, side: int) -> np.ndarray:
-        """Everything above one diaphragm, as a polygon: medial edge, dome, costophrenic angle, wall."""
+        """All above one diaphragm, a polygon: medial edge, dome, costophrenic angle, wall."""
         d, a, w = self.dome[side], self.angle[side], float(self.wall(self.angle[side]))
         line = spline(np.array([[-30, d + 16], [8, d + 13], [40, d + 2], [0.5 * w, d],
-                                [0.72 * w, d + 0.14 * (a - d)], [0.88 * w, d + 0.5 * (a - d)], [w, a],
-                                [w + 30, a + 30]]))
+                                [0.72 * w, d + 0.14 * (a - d)], [0.88 * w, d + 0.5 * (a - d)],
+                                [w, a], [w + 30, a + 30]]))
         return np.concatenate([line, [[w + 30, -260], [-30, -260]]]) * (side, 1)
 
     def _draw_lungs(self):
         c = self.canvas
         whole = {s: c.fill(self.lungs[s]) for s in (-1, 1)}
-        self.depth_in = c.inside(np.maximum(whole[-1], whole[1]))  # mm from the pleura
+        both = np.maximum(whole[-1], whole[1])
+        self.depth_in = c.inside(both)  # mm from the pleura
         self.lung_mask = {s: whole[s] * c.fill(self.above(s)) for s in (-1, 1)}
-        rounded = np.sqrt(1 - (1 - np.minimum(self.depth_in * (1 / 48), 1)) ** 2)
-        front_back = 0.72 * self.patient.depth * (0.62 + 0.38 * c.smoothstep(c.y, -140, -10))
-        self.lung = rounded * front_back * (self.lung_mask[-1] + self.lung_mask[1])
+        front_back = 0.72 * self.patient.depth * (0.62 + 0.38 * smoothstep(c.y, -140, -10))
+        self.lung = c.dome(both, 48) * front_back * (self.lung_mask[-1] + self.lung_mask[1])
 
     def _draw_heart(self):
         """Heart and great vessels; they take the place of lung."""
@@ -266,14 +172,15 @@ class Chest:
         heart = (heart - (8, 20)) * (k, size) + (8, 20 + low)
         self.heart = spline(self.shift(heart, 0.6), closed=True)
         h, g = p.height, p.knob
-        vessels = np.array([[-26, -150 * h], [-29, -90], [-34, -60], [-34, -10], [-24, low - 10], [30, low - 5],
-                            [38, low - 70], [34 + 4 * k, -30], [30 + 5 * k, -44], [25 + 4 * g, -56],
-                            [26 + 12 * g, -68], [23 + 12 * g, -82], [28, -96], [26, -150 * h]], np.float64)
+        vessels = np.array([
+            [-26, -150 * h], [-29, -90], [-34, -60], [-34, -10], [-24, low - 10], [30, low - 5],
+            [38, low - 70], [34 + 4 * k, -30], [30 + 5 * k, -44], [25 + 4 * g, -56],
+            [26 + 12 * g, -68], [23 + 12 * g, -82], [28, -96], [26, -150 * h]], np.float64)
         self.mediastinum = spline(self.shift(vessels, 0.3), closed=True)
         self.heart_mask = c.fill(self.heart)
         centre = c.fill(self.mediastinum)
-        t_heart = 105 * size * np.sqrt(1 - (1 - np.minimum(c.inside(self.heart_mask) * (1 / 45), 1)) ** 2)
-        t_vessel = 100 * np.sqrt(1 - (1 - np.minimum(c.inside(centre) * (1 / 18), 1)) ** 2)
+        t_heart = 105 * size * c.dome(self.heart_mask, 45)
+        t_vessel = 100 * c.dome(centre, 18)
         self.lung = np.maximum(self.lung - np.maximum(t_heart, t_vessel), 0)
         self.lung = c.blur(self.lung, 0.9)
 
@@ -298,9 +205,10 @@ class Chest:
                 dy = np.where(dy > 0, 1.5 * dy, dy)  # the lower border is the sharp one
                 body += (edge > 0) * p.breast * np.sqrt(np.clip(1 - dx * dx - dy * dy, 0, 1))
         if self.pose.arms:
-            arm = np.clip(1 - ((x - wall - 42) / 38) ** 2, 0, 1) * c.smoothstep(c.y, -150, -80)
+            arm = np.clip(1 - ((x - wall - 42) / 38) ** 2, 0, 1) * smoothstep(c.y, -150, -80)
             body = np.maximum(body, 80 * np.sqrt(arm))
-        return c.blur(body, 2.0) * (1 + 0.012 * c.noise(rng, 45.0) + 0.008 * c.noise(rng, 15.0))
+        uneven = 0.012 * c.noise(rng, 45.0) + 0.008 * c.noise(rng, 15.0)
+        return c.blur(body, 2.0) * (1 + uneven)
 
     def _bones(self, rng: np.random.Generator) -> np.ndarray:
         """Ribs, clavicles, scapulae, humeral heads, spine and sternum: bone thickness in mm."""
@@ -308,13 +216,15 @@ class Chest:
         side = np.array([-1.0, 1.0])
         jitter = rng.normal(0, 1.2, (10, 2))
         rank = np.arange(10)[:, None]
-        first = (-146 + 23.0 * rank) * p.height + jitter  # where ribs 1..10 leave the spine, [10, 2]
+        # Height at which ribs 1..10 leave the spine, [10, 2].
+        first = (-146 + 23.0 * rank) * p.height + jitter
         drop = np.broadcast_to(p.rib_drop * (0.45 + 0.11 * np.minimum(rank, 5)), (10, 2))
         reach = self.wall(first + drop / 2) + 3
-        # A rib is a tilted ring seen from the front: t = 0 at the spine, 90 degrees at the side wall.
+        # A rib is a tilted ring seen from the front: t is 0 at the spine, 90 degrees at the wall.
         t = np.linspace(0.12, 1.0, 23) * np.deg2rad(np.where(rank < 7, 130, 108))[..., None]
-        line = np.stack([side[:, None] * reach[..., None] * np.sin(t) ** 0.9 - self.pose.yaw * np.cos(t),
-                         first[..., None] + drop[..., None] * (1 - np.cos(t)) / 2 - 5 * np.sin(2 * t)], -1)
+        x = side[:, None] * reach[..., None] * np.sin(t) ** 0.9 - self.pose.yaw * np.cos(t)
+        y = first[..., None] + drop[..., None] * (1 - np.cos(t)) / 2 - 5 * np.sin(2 * t)
+        line = np.stack([x, y], -1)
         width = p.rib_width * np.interp(t, [0, 0.8, 1.6, 2.2], [0.8, 1.0, 0.95, 1.3])
         width = np.broadcast_to(width, line.shape[:-1])
         bone = np.zeros((c.grid, c.grid), np.float32)
@@ -323,21 +233,27 @@ class Chest:
             wide = width[:, :, part].reshape(20, -1)
             bone += shell * c.fill(*band(ribs, wide)) - marrow * c.fill(*band(ribs, wide - 3.2))
         for s in (-1, 1):
-            tilt = rng.normal(-14, 7)
-            clavicle = np.array([[16, -104], [48, -112], [95, -118 + tilt], [148, -124 + 1.6 * tilt]])
-            clavicle = spline(self.shift(clavicle * (s, p.height), 0.7))
-            bone += 13 * c.fill(band(clavicle, 11.0)) - 5.5 * c.fill(band(clavicle, 7.0))
-            blade = np.array([[98, -120], [150, -128], [168, -112], [150, -70], [120, -5], [108, 5], [100, -20],
-                              [96, -80]]) * (1.0, p.height) + (self.pose.scapula - 12, 0)
-            blade = spline(blade, closed=True) * (s, 1)
-            bone += 3.5 * c.fill(blade) + 7.0 * c.stroke([np.concatenate([blade, blade[:1]])], 2.2)
-            spine = np.array([[104, -92], [140, -118], [172, -132]]) * (1, p.height) + (self.pose.scapula - 12, 0)
-            bone += 7.0 * c.fill(band(spine * (s, 1), 6.0))
-            x = 176 + 0.3 * self.pose.scapula
-            shaft = np.array([[x, -106], [x + (22 if self.pose.arms else 70), -106 + (140 if self.pose.arms else 60)]])
-            bone += 20 * c.fill(ellipse(s * x, -116 * p.height, 22, 24))
-            bone += 16 * c.fill(band(shaft * (s, p.height), 21.0))
+            bone += self._shoulder(s, rng.normal(-14, 7))
         return self._spine(bone) * p.bone
+
+    def _shoulder(self, s: int, tilt: float) -> np.ndarray:
+        """Clavicle (its outer end raised by -tilt mm), scapula and upper arm of one side."""
+        c, mirror = self.canvas, (s, self.patient.height)
+        out = np.array([self.pose.scapula - 12, 0])
+        clavicle = np.array([[16, -104], [48, -112], [95, -118 + tilt], [148, -124 + 1.6 * tilt]])
+        clavicle = spline(self.shift(clavicle * mirror, 0.7))
+        bone = 13 * c.fill(band(clavicle, 11.0)) - 5.5 * c.fill(band(clavicle, 7.0))
+        blade = np.array([[98, -120], [150, -128], [168, -112], [150, -70], [120, -5], [108, 5],
+                          [100, -20], [96, -80]])
+        blade = spline((blade + out) * mirror, closed=True)
+        ridge = (np.array([[104, -92], [140, -118], [172, -132]]) + out) * mirror
+        bone += 3.5 * c.fill(blade) + 7 * c.stroke([np.concatenate([blade, blade[:1]])], 2.2)
+        bone += 7 * c.fill(band(ridge, 6.0))
+        x = 176 + 0.3 * self.pose.scapula
+        elbow = [x + 22, 34] if self.pose.arms else [x + 70, -46]
+        head = ellipse(s * x, -116 * mirror[1], 22, 24)
+        bone += 16 * c.fill(head, band(np.array([[x, -106], elbow]) * mirror, 21.0))
+        return bone
 
     def _spine(self, bone: np.ndarray) -> np.ndarray:
         """Adds vertebrae (bodies, discs, pedicles, spinous processes) and the sternum's edge."""
@@ -348,7 +264,7 @@ class Chest:
         column = np.clip(1 - (x / half) ** 2, 0, 1)
         phase = (c.y + 200) / (22 * p.height) + (c.y + 200) ** 2 * 7e-5
         wave = np.cos(2 * np.pi * phase)
-        bone = bone + column * (9 + 6 * c.smoothstep(-wave, -0.8, 0.2))
+        bone = bone + column * (9 + 6 * smoothstep(-wave, -0.8, 0.2))
         for s in (-1, 1):
             bone += 5 * np.exp(-((x - s * 0.62 * half) / 3.2) ** 2) * np.clip(wave, 0, 1) ** 2
         bone += 7 * np.exp(-(x / 3.0) ** 2) * np.clip(-wave, 0, 1)
@@ -367,13 +283,14 @@ class Chest:
             first = _paths(rng, origin, trunk, length / 8)
             at = rng.integers(1, 7, (13, 5))
             start = np.take_along_axis(first, at[..., None], 1).reshape(-1, 2)
-            fork = (trunk[:, None] + rng.choice([-1, 1], (13, 5)) * rng.uniform(0.3, 0.8, (13, 5))).ravel()
+            turn = rng.choice([-1, 1], (13, 5)) * rng.uniform(0.3, 0.8, (13, 5))
+            fork = (trunk[:, None] + turn).ravel()
             second = _paths(rng, start, fork, np.repeat(length, 5) / 8 * rng.uniform(0.3, 0.65, 65))
             at = rng.integers(2, 8, (65, 2))
             start = np.take_along_axis(second, at[..., None], 1).reshape(-1, 2)
             fork = np.repeat(fork, 2) + rng.choice([-1, 1], 130) * rng.uniform(0.3, 0.9, 130)
             third = _paths(rng, start, fork, rng.uniform(2.0, 5.0, 130))
-            for group in (first, second, third):  # paths are drawn to the right; mirror about the hilum
+            for group in (first, second, third):  # drawn rightwards; mirrored about the hilum
                 group[..., 0] = hilum[0] + s * (group[..., 0] - hilum[0])
             total += 9.0 * c.blur(c.stroke(first[:, :4], 6.5), 1.2)
             total += 6.0 * c.stroke(first[:, 3:6], 3.8) + 3.6 * c.stroke(first[:, 5:], 2.2)
@@ -387,7 +304,7 @@ class Chest:
 
 
 def _paths(rng, start: np.ndarray, angle: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Random-walk lines [N, 9, 2] from start [N, 2], heading `angle` (0 = lateral, down positive)."""
+    """Random-walk lines [N, 9, 2] from start [N, 2] at `angle` (0 lateral, down positive)."""
     n = len(start)
     heading = angle[:, None] + np.cumsum(rng.normal(0, 0.2, (n, 8)), 1)
     move = np.stack([np.cos(heading), np.sin(heading)], -1) * np.reshape(step, (n, 1, 1))

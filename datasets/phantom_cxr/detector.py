@@ -3,11 +3,11 @@
 import cv2
 import numpy as np
 
-from .anatomy import FIELD_MM, Canvas, spline
+from .geometry import FIELD_MM, Canvas, spline
 
 
 def devices(canvas: Canvas, view: str, rng: np.random.Generator) -> np.ndarray:
-    """Attenuation [G, G] of wires, electrodes, tubes and lines; drawn without regard to any finding."""
+    """Attenuation [G, G] of wires, electrodes, tubes and lines, whatever the findings."""
     out = np.zeros((canvas.grid, canvas.grid), np.float32)
     ap = view == 'AP'
     if rng.random() < (0.45 if ap else 0.12):  # electrodes with their leads
@@ -21,10 +21,11 @@ def devices(canvas: Canvas, view: str, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < (0.35 if ap else 0.05):  # tracheal or gastric tube
         x, stop = rng.normal(0, 4), rng.uniform(-60, 120)
         tube = spline(np.array([[x, -210], [x + rng.normal(0, 6), -110], [rng.normal(2, 5), stop]]))
-        out += 0.22 * (canvas.stroke([tube + (2.5, 0)], 1.2) + canvas.stroke([tube - (2.5, 0)], 1.2))
+        out += 0.22 * canvas.stroke([tube + (2.5, 0), tube - (2.5, 0)], 1.2)
     if rng.random() < (0.3 if ap else 0.08):  # central line
         s = rng.choice([-1, 1])
-        line = spline(np.array([[s * rng.uniform(60, 130), -150], [s * 35, -100], [-18, -70], [-20, -25]]))
+        start = [s * rng.uniform(60, 130), -150]
+        line = spline(np.array([start, [s * 35, -100], [-18, -70], [-20, -25]]))
         out += 0.35 * canvas.stroke([line], 1.8)
     if rng.random() < 0.06:  # pacemaker
         s = rng.choice([-1, 1], p=(0.2, 0.8))
@@ -48,13 +49,14 @@ def markers(grid: int, view: str, rng: np.random.Generator) -> np.ndarray:
         _text(out, 'L' if left else 'R', where, (0.45 + 0.3 * u[4]) * k)
     if view == 'AP' and u[5] < 0.6:
         word = 'PORTABLE' if u[6] < 0.5 else 'AP'
-        place = (int((196 if left else 6) * k), where[1] + int(14 * k))
+        place = (int((6 if not left else 226 if word == 'AP' else 196) * k), where[1] + int(14 * k))
         _text(out, word, place, 0.26 * k)
     return out * np.float32(1.2 / 255)
 
 
 def _text(out: np.ndarray, word: str, where: tuple[int, int], scale: float) -> None:
-    cv2.putText(out, word, where, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, max(1, round(3 * scale)), cv2.LINE_AA)
+    thick = max(1, round(3 * scale))
+    cv2.putText(out, word, where, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thick, cv2.LINE_AA)
 
 
 def expose(depth: np.ndarray, canvas: Canvas, view: str, rng: np.random.Generator) -> np.ndarray:
@@ -78,7 +80,8 @@ def expose(depth: np.ndarray, canvas: Canvas, view: str, rng: np.random.Generato
     film += heel[0] / FIELD_MM * 2 * canvas.x + heel[1] / FIELD_MM * 2 * canvas.y
     if u[3] < 0.6:  # some makers flatten the picture and sharpen detail
         wide = canvas.blur(film, 22.0)
-        film = film - (0.15 + 0.3 * u[4]) * wide + (0.2 + 0.4 * u[5]) * (film - canvas.blur(film, 4.0))
+        detail = film - canvas.blur(film, 4.0)
+        film = film - (0.15 + 0.3 * u[4]) * wide + (0.2 + 0.4 * u[5]) * detail
     low, high = np.quantile(film[::4, ::4], (0.01 + 0.05 * u[6], 0.92 + 0.07 * u[7])).tolist()
     grey = np.clip((film - low) / max(high - low, 0.2), -0.3, 1.3)
     gamma = float(np.exp(rng.normal(0.0, 0.28)))

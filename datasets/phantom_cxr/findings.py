@@ -1,18 +1,20 @@
 """The eight findings of the phantom: what each does to the chest, and exactly where.
 
-A finding is drawn on a `Lesions`, which holds what disease adds to a healthy `Chest`. Every drawing gets
-its own generator, seeded by the patient and the finding: the same lesion returns in each of the
-patient's images, at the pose of that image.
+A finding is drawn on a `Lesions`, which holds what disease adds to a healthy `Chest`. Every drawing
+gets its own generator, seeded by the patient and the finding: the same lesion returns in each of
+the patient's images, at the pose of that image.
 """
 
 import numpy as np
 
-from .anatomy import Canvas, Chest, ellipse, spline
+from .anatomy import Chest
+from .geometry import ellipse, smoothstep, spline
 
-FINDINGS = ('Cardiomegaly', 'Effusion', 'Pneumothorax', 'Nodule', 'Mass', 'Consolidation', 'Emphysema', 'Fibrosis')
+FINDINGS = ('Cardiomegaly', 'Effusion', 'Pneumothorax', 'Nodule', 'Mass', 'Consolidation',
+            'Emphysema', 'Fibrosis')
 LABELS = (*FINDINGS, 'No Finding')
 
-# A patient is healthy or has one of four diseases; each row is the chance of each finding in FINDINGS' order.
+# A patient is healthy or has one of four diseases: its chance, and that of each of FINDINGS with it.
 DISEASES = (
     (0.36, (0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00)),  # healthy
     (0.16, (0.75, 0.50, 0.10, 0.10, 0.10, 0.22, 0.10, 0.10)),  # heart failure
@@ -20,7 +22,8 @@ DISEASES = (
     (0.18, (0.12, 0.12, 0.50, 0.22, 0.16, 0.14, 0.62, 0.58)),  # chronic lung disease
     (0.15, (0.12, 0.34, 0.22, 0.60, 0.62, 0.18, 0.18, 0.14)),  # tumour
 )
-ACUTE = ('Effusion', 'Pneumothorax', 'Consolidation')  # may be absent from one of the patient's images
+# These may be absent from some of the patient's images.
+ACUTE = ('Effusion', 'Pneumothorax', 'Consolidation')
 SMALLEST_MM2 = 60.0  # a lesion that shows less than this in the field is not labelled
 
 
@@ -32,7 +35,7 @@ def draw_findings(rng: np.random.Generator) -> np.ndarray:
 
 
 class Lesions:
-    """Maps [G, G] that disease adds: `soft` mm of lung turned solid, factors on lung and markings."""
+    """Maps [G, G] of disease: `soft` mm of lung turned solid, factors on lung and markings."""
 
     def __init__(self, chest: Chest):
         self.chest, self.canvas = chest, chest.canvas
@@ -65,7 +68,7 @@ class Lesions:
             bend = 2 * across - 1
             level = chest.angle[side] - height - 26 * bend * bend * bend + 10 * (1 - across)
             depth = (c.y - level) * chest.lung_mask[side]
-            fluid = c.smoothstep(depth, 0, 22)
+            fluid = smoothstep(depth, 0, 22)
             self.soft += fluid * chest.lung * 0.92
             self.marks *= 1 - fluid
             region |= (depth > 4) & (chest.lung_mask[side] > 0.5)
@@ -81,7 +84,8 @@ class Lesions:
         hilum = np.array([side * 30.0, -15.0])
         upper = np.clip((low - lung[:, 1]) / (low - top), 0, 1)[:, None]
         lateral = np.clip((side * lung[:, :1] - 20) / 40, 0, 1)
-        shrunk = hilum + (lung - hilum) * (1 - amount * (0.35 + 0.9 * upper) * np.maximum(lateral, upper > 0.8))
+        pull = amount * (0.35 + 0.9 * upper) * np.maximum(lateral, upper > 0.8)
+        shrunk = hilum + (lung - hilum) * (1 - pull)
         kept = c.fill(shrunk)
         air = self._field(side) * (1 - kept)
         self.density *= 1 - air
@@ -90,7 +94,7 @@ class Lesions:
         self.soft += 5.5 * c.blur(c.stroke([shrunk], 1.8), 0.5) * self._field(side)
         return (air > 0.5) & (c.inside(air) > 0)
 
-    def _ball(self, centre: np.ndarray, radius: float, solid: float, lobes: list[float]) -> np.ndarray:
+    def _ball(self, centre, radius: float, solid: float, lobes: list[float]) -> np.ndarray:
         """A solid lump of the given radius (mm) with lobes (relative, by direction)."""
         c = self.canvas
         dx, dy = c.x - np.float32(centre[0]), c.y - np.float32(centre[1])
@@ -100,7 +104,8 @@ class Lesions:
         self.soft += 2 * radius * solid * np.sqrt(np.clip(inside, 0, 1))
         return inside > 0
 
-    def _lumps(self, rng, count: int, low: float, high: float, solid: tuple[float, float]) -> np.ndarray:
+    def _lumps(self, rng, count: int, low: float, high: float, solid: tuple) -> np.ndarray:
+        """Lumps with radii from low to high mm; `solid`: range of density relative to water."""
         region = np.zeros(self.soft.shape, bool)
         for _ in range(count):
             side = int(rng.choice([-1, 1]))
@@ -110,7 +115,7 @@ class Lesions:
         return region & (self.chest.lung_mask[-1] + self.chest.lung_mask[1] > 0.5)
 
     def _nodule(self, rng) -> np.ndarray:
-        """One to three lumps under 30 mm across, some of them denser than water for their calcium."""
+        """One to three lumps under 30 mm across, denser than water where they hold calcium."""
         return self._lumps(rng, 1 + int(rng.choice(3, p=(0.5, 0.3, 0.2))), 8.0, 14.0, (1.0, 1.5))
 
     def _mass(self, rng) -> np.ndarray:
@@ -130,17 +135,17 @@ class Lesions:
             reach = 1 + 0.22 * rng.standard_normal(12).clip(-2, 2)
             blob = np.stack([a * reach * np.cos(turn), b * reach * np.sin(turn)], 1) + centre
             weight = c.blur(c.fill(spline(blob, closed=True)), 9.0) * self.chest.lung_mask[side]
-            solid = weight * c.smoothstep(weight + texture, 0.4, 1.8) * rng.uniform(0.4, 0.8)
+            solid = weight * smoothstep(weight + texture, 0.4, 1.8) * rng.uniform(0.4, 0.8)
             self.soft += solid * chest.lung
             self.marks *= 1 - 0.7 * solid
             region |= (weight > 0.45) & (chest.lung_mask[side] > 0.5)
         return region
 
     def _emphysema(self, rng) -> np.ndarray:
-        """Overinflated lungs (the domes were drawn low and flat), thin markings, bullae in the upper zones."""
+        """Overinflation (the domes were drawn low and flat), thin markings, bullae above."""
         c, chest = self.canvas, self.chest
         both = chest.lung_mask[-1] + chest.lung_mask[1]
-        upper = 1 - 0.5 * c.smoothstep(c.y, -60, 60)
+        upper = 1 - 0.5 * smoothstep(c.y, -60, 60)
         self.density *= 1 - rng.uniform(0.1, 0.25) * both * upper
         self.marks *= 1 - 0.6 * both * upper
         rims = []
@@ -161,10 +166,11 @@ class Lesions:
         both = np.maximum(self._field(-1), self._field(1))
         low = 0.5 * (chest.dome[-1] + chest.dome[1])
         apical = rng.random() < 0.25
-        zone = c.smoothstep(-c.y, 40, 90) if apical else c.smoothstep(c.y, low - 120, low - 30)
-        rim = 1 - 0.5 * c.smoothstep(chest.depth_in, 20, 60)
-        rim = rim * c.smoothstep(np.abs(c.x), 25, 55)
-        weight = c.blur((zone * rim * (0.8 + 0.25 * c.noise(rng, 30.0))).astype(np.float32), 3.0) * both
+        zone = smoothstep(-c.y, 40, 90) if apical else smoothstep(c.y, low - 120, low - 30)
+        rim = 1 - 0.5 * smoothstep(chest.depth_in, 20, 60)
+        rim = rim * smoothstep(np.abs(c.x), 25, 55)
+        patchy = 0.8 + 0.25 * c.noise(rng, 30.0)
+        weight = c.blur(zone * rim * patchy, 3.0) * both
         field = c.blur(c.noise(rng, 3.0), 2.6)
         field = field - c.blur(field, 7.0)
         net = np.exp(-(field / (0.35 * float(field.std()))) ** 2)
@@ -173,7 +179,7 @@ class Lesions:
 
 
 def shape_of(present: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
-    """How findings change the chest's own form: the arguments of `Chest` beyond the healthy ones."""
+    """How findings change the chest's own form: `Chest`'s arguments heart, flat, lower."""
     u = rng.random(3).tolist()
     form = {'heart': 1.0, 'flat': 0.0, 'lower': 0.0}
     if present[0]:

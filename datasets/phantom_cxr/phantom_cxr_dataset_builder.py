@@ -1,4 +1,4 @@
-"""The embedded data set: procedural frontal chest radiographs with exact labels, masks and boxes."""
+"""The embedded data set: procedural chest radiographs with exact labels, masks and boxes."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -19,7 +19,7 @@ TEST_EVERY = 5  # each fifth patient is a test patient, whatever the number of p
 
 @dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
-    """Side of the images in pixels, number of patients (1-4 images each, 2.4 on average), and seed."""
+    """Side of the images in pixels, number of patients (1 to 4 images each), and seed."""
     name: str = ''
     size: int = 256
     patients: int = 800

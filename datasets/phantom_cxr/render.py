@@ -1,7 +1,7 @@
 """One image of the phantom, from three integers.
 
-`render(seed, patient, image, size)` depends on nothing else: not on the number of patients, the order
-of rendering or the number of workers. Streams are `SeedSequence(seed, spawn_key=(patient, ...))`.
+`render(seed, patient, image, size)` depends on nothing else: not on the number of patients, the
+order of rendering or the number of workers. Streams are `SeedSequence(seed, spawn_key=(patient, ...))`.
 """
 
 import dataclasses
@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 
 from . import detector
-from .anatomy import MU_BONE, MU_LEAD, MU_LUNG, MU_SOFT, NATIVE, Canvas, Chest, Patient, Pose, band, ellipse
+from .anatomy import MU_BONE, MU_LEAD, MU_LUNG, MU_SOFT, Chest, Patient, Pose
 from .findings import ACUTE, FINDINGS, LABELS, SMALLEST_MM2, Lesions, draw_findings, shape_of
+from .geometry import NATIVE, Canvas, band, ellipse
 
 _PERSON, _ILLNESS, _TREE, _LESION, _IMAGE = range(5)  # what a stream is for
 
@@ -22,8 +23,9 @@ class Example:
 
     image: uint8 [S, S], dense tissue bright, patient's left on the picture's right.
     labels: uint8 [9], the eight FINDINGS and 'No Finding'.
-    mask: uint8 [S, S], bit k set where finding k lies. anatomy: uint8 [S, S], bit 0 right lung, bit 1
-    left lung, bit 2 heart. boxes: (finding, ymin, xmin, ymax, xmax) per connected region, in 0..1.
+    mask: uint8 [S, S], bit k set where finding k lies.
+    anatomy: uint8 [S, S], bit 0 right lung, bit 1 left lung, bit 2 heart.
+    boxes: (finding, ymin, xmin, ymax, xmax) per connected region, in 0..1.
     """
 
     image: np.ndarray
@@ -93,7 +95,8 @@ def _optical_depth(chest: Chest, lesions: Lesions, rng: np.random.Generator) -> 
     air = 15 * canvas.fill(band(top, 16)) + 8 * canvas.fill(band(right, 10), band(left, 9))
     if rng.random() < 0.5:  # gas under the left dome
         x, y = rng.uniform(45, 80), chest.dome[1] + rng.uniform(16, 34)
-        gas = canvas.fill(ellipse(x, y, rng.uniform(14, 34), rng.uniform(8, 16), rng.uniform(-25, 10)))
+        a, b, tilt = rng.uniform((14, 8, -25), (34, 16, 10)).tolist()
+        gas = canvas.fill(ellipse(x, y, a, b, tilt))
         air = air + rng.uniform(20, 50) * gas
     air = canvas.blur(air, 1.5) * (1 - chest.lung_mask[1])
     soft = np.maximum(chest.body - lung - np.minimum(air, 0.5 * chest.body), 0)
@@ -113,7 +116,7 @@ def _without_specks(mask: np.ndarray, least: float) -> np.ndarray:
 
 
 def _pack(masks, size: int) -> np.ndarray:
-    """Bool masks [K, G, G] -> uint8 [S, S] with bit k set; a mask with any pixel keeps at least one."""
+    """Bool masks [K, G, G] -> uint8 [S, S] with bit k set; no mask is lost by the reduction."""
     out = np.zeros((size, size), np.uint8)
     for k, mask in enumerate(masks):
         if mask.any():
@@ -123,7 +126,7 @@ def _pack(masks, size: int) -> np.ndarray:
 
 
 def boxes(mask: np.ndarray) -> list[tuple[int, float, float, float, float]]:
-    """(finding, ymin, xmin, ymax, xmax) of each 8-connected region of each bit, as parts of the side."""
+    """(finding, ymin, xmin, ymax, xmax) of each bit's 8-connected regions, in parts of the side."""
     found, size = [], len(mask)
     for k in range(len(FINDINGS)):
         if not (mask >> k & 1).any():

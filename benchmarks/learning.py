@@ -1,0 +1,137 @@
+"""Does pretraining learn? Runs a config for several seeds and probes what came out of it.
+
+  python -m benchmarks.learning --config=configs/quickstart.py --seeds 0 1 2 --out=workdirs/learning \
+      [--config.FIELD=VALUE ...]
+
+For every seed: `main.py` in `OUT/seed<N>` (a finished run is kept, an unfinished one goes on), then
+linear probes on the data set's held-out test patients, of three things side by side: the pretrained
+encoder, the same encoder before training with BatchNorm calibrated, and raw 32 x 32 pixels. Prints
+a Markdown table and writes it with the numbers of every seed to `OUT/learning.json`.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mlvicx_jax import checkpoint, methods, parallel
+from mlvicx_jax.data import pipeline
+from mlvicx_jax.evaluation import frozen
+from mlvicx_jax.evaluation.metrics import auroc
+from mlvicx_jax.evaluation.probe import linear_probe
+from mlvicx_jax.log import write_json
+from mlvicx_jax.train import open_data
+
+PIXELS = 32
+
+
+def questions(data) -> dict:
+    """{name: (use, answer)}: bool arrays of each split, by split name.
+
+    On ChestX-ray14: any finding, AP view, male sex, and one finding inside the images of another;
+    on every other set, each finding by itself.
+    """
+    names, found = list(data.label_names), {}
+    for split in ('train', 'test'):
+        part = data.splits[split]
+        everything = np.ones(len(part), bool)
+        label = lambda name: part.labels[:, names.index(name)] == 1
+        if data.name == 'nih_chestxray14':
+            found[split] = {
+                'any finding': (everything, ~label('No Finding')),
+                'AP view': (everything, part.view == 'AP'),
+                'male': (everything, part.sex == 'M'),
+                'Edema inside Pneumonia': (label('Pneumonia'), label('Edema')),
+            }
+        else:
+            found[split] = {name: (everything, label(name)) for name in names
+                            if name != frozen.NO_FINDING}
+    return found
+
+
+def probe_all(train_x, test_x, data) -> dict[str, float]:
+    """AUROC on the test split of a linear probe for each question."""
+    asked, result = questions(data), {}
+    for name, (use, answer) in asked['train'].items():
+        test_use, test_answer = asked['test'][name]
+        scores = linear_probe(train_x[use], answer[use, None].astype(np.uint8),
+                              data.splits['train'].patient_ids[use], test_x[test_use])
+        result[name] = float(auroc(test_answer[test_use, None].astype(np.uint8), scores)[0])
+    return result
+
+
+def pixels(split) -> np.ndarray:
+    """[n, 1024] raw pixels in [0, 1]."""
+    rows = np.zeros((len(split), PIXELS * PIXELS), np.float32)
+    for batch in pipeline.eval_batches(split, 64):
+        for image, record in zip(batch['image'][batch['mask']], batch['record'][batch['mask']]):
+            small = cv2.resize(image[..., 0], (PIXELS, PIXELS), interpolation=cv2.INTER_AREA)
+            rows[record] = small.ravel() / 255
+    return rows
+
+
+def evaluate(workdir) -> dict[str, dict[str, float]]:
+    """{'pretrained' | 'initial' | 'pixels': {question: AUROC}} of a finished run."""
+    config = ConfigDict(json.loads((pathlib.Path(workdir) / 'config.json').read_text()))
+    mesh = parallel.create_mesh(config.batch_size)
+    data, method = open_data(config), methods.create(config)
+    arguments = config.data.image_size, config.eval.batch_size, mesh
+    train, test = data.splits['train'], data.splits['test']
+    trained = checkpoint.restore_encoder(workdir)
+    variables, _ = jax.jit(method.init)(jax.random.key(config.seed))
+    initial = frozen.calibrate(
+        method.encoder, {kind: variables[kind]['encoder'] for kind in variables}, train,
+        config.data.image_size, config.batch_size, mesh)
+    found = {}
+    for name, encoder in (('pretrained', trained), ('initial', initial)):
+        features = [frozen.extract(method.encoder, encoder, part, *arguments)
+                    for part in (train, test)]
+        found[name] = probe_all(*features, data)
+    found['pixels'] = probe_all(pixels(train), pixels(test), data)
+    for values in found.values():
+        values['mean'] = float(np.mean(list(values.values())))
+    return found
+
+
+def table(seeds: list[dict]) -> str:
+    """Markdown: mean over seeds (and range) of each question, for the three things probed."""
+    names = ('pretrained', 'initial', 'pixels')
+    lines = ['| test AUROC | pretrained | initial | raw pixels | gain over initial, each seed |',
+             '|---|---|---|---|---|']
+    for question in seeds[0]['pretrained']:
+        values = {name: np.array([seed[name][question] for seed in seeds]) for name in names}
+        cells = [f'{v.mean():.3f} ({v.min():.3f} to {v.max():.3f})' for v in values.values()]
+        gain = ' '.join(f'{x:+.3f}' for x in values['pretrained'] - values['initial'])
+        lines.append(f'| {question} | {" | ".join(cells)} | {gain} |')
+    return '\n'.join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--config', required=True)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--out', required=True, type=pathlib.Path)
+    arguments, overrides = parser.parse_known_args()
+    root = pathlib.Path(__file__).parents[1]
+    seeds = []
+    for seed in arguments.seeds:
+        workdir = arguments.out / f'seed{seed}'
+        subprocess.run([sys.executable, root / 'main.py', f'--config={arguments.config}',
+                        f'--workdir={workdir}', *overrides, f'--config.seed={seed}'], check=True)
+        seeds.append(evaluate(workdir))
+    text = table(seeds)
+    write_json(arguments.out / 'learning.json', {
+        'config': arguments.config, 'overrides': overrides, 'seeds': arguments.seeds,
+        'device': jax.devices()[0].device_kind, 'results': seeds, 'table': text.splitlines()})
+    print(text)
+
+
+if __name__ == '__main__':
+    main()
