@@ -77,7 +77,7 @@ class Pose:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> 'Pose':
-        """A pose drawn from `rng`; in AP heart and diaphragms are larger and higher, scapulae in."""
+        """A pose drawn from `rng`: AP enlarges the heart, raises the domes, leaves scapulae in."""
         ap = bool(rng.random() < 0.4)
         u = rng.random(8).tolist()
         angle = np.deg2rad(rng.normal(0, 2.5 if ap else 1.5))
@@ -217,13 +217,15 @@ class Chest:
         jitter = rng.normal(0, 1.2, (10, 2))
         rank = np.arange(10)[:, None]
         # Height at which ribs 1..10 leave the spine, [10, 2].
-        first = (-146 + 23.0 * rank) * p.height + jitter
+        first = (-152 + 23.6 * rank) * p.height + jitter
         drop = np.broadcast_to(p.rib_drop * (0.45 + 0.11 * np.minimum(rank, 5)), (10, 2))
         reach = self.wall(first + drop / 2) + 3
         # A rib is a tilted ring seen from the front: t is 0 at the spine, 90 degrees at the wall.
-        t = np.linspace(0.12, 1.0, 23) * np.deg2rad(np.where(rank < 7, 130, 108))[..., None]
+        t = np.linspace(np.where(rank < 2, 0.12, 0.05), 1.0, 23, axis=-1)
+        t = t * np.deg2rad(np.where(rank < 7, 130, 108))[..., None]
         x = side[:, None] * reach[..., None] * np.sin(t) ** 0.9 - self.pose.yaw * np.cos(t)
         y = first[..., None] + drop[..., None] * (1 - np.cos(t)) / 2 - 5 * np.sin(2 * t)
+        y = y + (0.4 * np.exp(-rank / 1.5))[..., None] * np.abs(x)  # the upper ribs slope most
         line = np.stack([x, y], -1)
         width = p.rib_width * np.interp(t, [0, 0.8, 1.6, 2.2], [0.8, 1.0, 0.95, 1.3])
         width = np.broadcast_to(width, line.shape[:-1])
@@ -264,7 +266,7 @@ class Chest:
         column = np.clip(1 - (x / half) ** 2, 0, 1)
         phase = (c.y + 200) / (22 * p.height) + (c.y + 200) ** 2 * 7e-5
         wave = np.cos(2 * np.pi * phase)
-        bone = bone + column * (9 + 6 * smoothstep(-wave, -0.8, 0.2))
+        bone = bone + column * (7 + 6 * smoothstep(-wave, -0.8, 0.2))
         for s in (-1, 1):
             bone += 5 * np.exp(-((x - s * 0.62 * half) / 3.2) ** 2) * np.clip(wave, 0, 1) ** 2
         bone += 7 * np.exp(-(x / 3.0) ** 2) * np.clip(-wave, 0, 1)

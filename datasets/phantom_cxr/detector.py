@@ -81,7 +81,7 @@ def expose(depth: np.ndarray, canvas: Canvas, view: str, rng: np.random.Generato
     if u[3] < 0.6:  # some makers flatten the picture and sharpen detail
         wide = canvas.blur(film, 22.0)
         detail = film - canvas.blur(film, 4.0)
-        film = film - (0.15 + 0.3 * u[4]) * wide + (0.2 + 0.4 * u[5]) * detail
+        film = film - (0.1 + 0.25 * u[4]) * wide + (0.2 + 0.4 * u[5]) * detail
     low, high = np.quantile(film[::4, ::4], (0.01 + 0.05 * u[6], 0.92 + 0.07 * u[7])).tolist()
     grey = np.clip((film - low) / max(high - low, 0.2), -0.3, 1.3)
     gamma = float(np.exp(rng.normal(0.0, 0.28)))

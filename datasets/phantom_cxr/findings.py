@@ -14,7 +14,7 @@ FINDINGS = ('Cardiomegaly', 'Effusion', 'Pneumothorax', 'Nodule', 'Mass', 'Conso
             'Emphysema', 'Fibrosis')
 LABELS = (*FINDINGS, 'No Finding')
 
-# A patient is healthy or has one of four diseases: its chance, and that of each of FINDINGS with it.
+# A patient is healthy or has one of four diseases: its chance, and with it that of each finding.
 DISEASES = (
     (0.36, (0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00)),  # healthy
     (0.16, (0.75, 0.50, 0.10, 0.10, 0.10, 0.22, 0.10, 0.10)),  # heart failure
@@ -153,8 +153,8 @@ class Lesions:
             side = int(rng.choice([-1, 1]))
             x, y = chest.place(side, rng.uniform(0.3, 0.95), rng.uniform(0.05, 0.6))
             bulla = ellipse(x, y, rng.uniform(10, 22), rng.uniform(10, 24), rng.uniform(0, 180))
-            hole = c.fill(bulla) * both
-            self.density *= 1 - 0.5 * hole
+            hole = c.blur(c.fill(bulla), 2.0) * both
+            self.density *= 1 - 0.35 * hole
             self.marks *= 1 - 0.9 * hole
             rims.append(np.concatenate([bulla, bulla[:1]]))
         self.soft += 2.2 * c.stroke(rims, 1.2) * both

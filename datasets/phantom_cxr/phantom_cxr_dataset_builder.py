@@ -1,6 +1,6 @@
 """The embedded data set: procedural chest radiographs with exact labels, masks and boxes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 import os
 
@@ -28,8 +28,9 @@ class Config(tfds.core.BuilderConfig):
     def __post_init__(self):
         for field, least in (('size', 16), ('patients', TEST_EVERY), ('seed', 0)):
             value = getattr(self, field)
-            if value < least:
-                raise UserError(f'phantom_cxr: option {field} is {value}; give at least {least}')
+            if not isinstance(value, int) or value < least:
+                raise UserError(f'phantom_cxr: option {field} is {value!r}; give a whole number, '
+                                f'{least} or more')
         self.name = f'{self.size}_p{self.patients}_s{self.seed}'
         self.description = (f'{self.patients} patients, {self.size} x {self.size} pixels, '
                             f'seed {self.seed}')
@@ -66,10 +67,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         everyone = range(self.builder_config.patients)
         test = everyone[TEST_EVERY - 1::TEST_EVERY]
-        return {'train_val': self._generate_examples([p for p in everyone if p not in test]),
+        return {'train_val': self._generate_examples(p for p in everyone if p not in test),
                 'test': self._generate_examples(test)}
 
-    def _generate_examples(self, patients) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self, patients: Iterable[int]) -> Iterator[tuple[str, dict]]:
         size, seed = self.builder_config.size, self.builder_config.seed
 
         def example(number: tuple[int, int]) -> tuple[str, dict]:

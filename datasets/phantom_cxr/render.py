@@ -1,7 +1,7 @@
 """One image of the phantom, from three integers.
 
 `render(seed, patient, image, size)` depends on nothing else: not on the number of patients, the
-order of rendering or the number of workers. Streams are `SeedSequence(seed, spawn_key=(patient, ...))`.
+order of rendering or the number of workers.
 """
 
 import dataclasses

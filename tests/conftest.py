@@ -1,0 +1,35 @@
+"""What all tests share: four virtual CPU devices, one compilation cache, one small phantom."""
+
+import os
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # main.py and configs/ are no part of the package
+
+# Before jax is imported; processes that a test starts inherit all of it.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['JAX_NUM_CPU_DEVICES'] = '4'
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.jax_cache'))  # outlives a session
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+
+from absl import flags
+import pytest
+
+import tiny
+
+
+def pytest_configure(config):
+    flags.FLAGS.mark_as_parsed()  # grain reads a flag of its own, which raises outside app.run
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+    """The folder of the phantom of `tiny.get_config`, prepared."""
+    from mlvicx_jax import prepare
+    path = tmp_path_factory.mktemp('phantom')
+    config = tiny.get_config()
+    prepare.prepare(config.data.name, path,
+                    options={'size': config.data.stored_size, **config.data.options})
+    return path
