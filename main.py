@@ -7,6 +7,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from mlvicx_jax import config
 from mlvicx_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, a file of configs/.')
@@ -15,10 +16,10 @@ _PREVIEW = flags.DEFINE_string('preview', None, 'Write a sheet of views to this 
 _COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0 of several.')
 _PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes there are.')
 _PROCESS = flags.DEFINE_integer('process_id', None, 'Which of them this is.')
-flags.mark_flag_as_required('config')
 
 
 def main(_):
+    config.check(_CONFIG.value)
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches at INFO
     # Imported here: worker processes of the data pipeline import this file again and need none.
     from mlvicx_jax import parallel, preview, train
@@ -35,14 +36,12 @@ def default_workdir() -> str:
 
 
 def run(step, *arguments):
-    """Calls step(*arguments); a user's mistake ends in one line, not in a trace."""
+    """Calls step(*arguments); a mistake of the user or of the disk ends in one line, not in a trace."""
     try:
         return step(*arguments)
-    except (UserError, AttributeError, KeyError, FileNotFoundError) as error:
-        if not isinstance(error, UserError) and step is main:
-            raise
-        sys.exit(f'error: {error}')
+    except (UserError, OSError) as error:
+        sys.exit('error: ' + ' '.join(str(error).split()))
 
 
 if __name__ == '__main__':
-    app.run(lambda argv: run(main, argv), flags_parser=lambda argv: run(flags.FLAGS, argv))
+    app.run(lambda argv: run(main, argv), flags_parser=lambda argv: run(config.parse, argv))
