@@ -1,5 +1,6 @@
 """Trains what a config describes: python main.py --config=configs/mlvicx.py [--config.FIELD=VALUE ...]"""
 
+import errno
 import os
 import pathlib
 import sys
@@ -17,10 +18,15 @@ _COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0 
 _PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes there are.')
 _PROCESS = flags.DEFINE_integer('process_id', None, 'Which of them this is.')
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS,
+        errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
 
 def main(_):
     config.check(_CONFIG.value)
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches at INFO
+    # ... and the trace of what it raises as well, which checkpoint.py says in one line.
+    logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
     # Imported here: worker processes of the data pipeline import this file again and need none.
     from mlvicx_jax import parallel, preview, train
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
@@ -39,8 +45,13 @@ def run(step, *arguments):
     """Calls step(*arguments); a mistake of the user or of the disk ends in one line, not in a trace."""
     try:
         return step(*arguments)
-    except (UserError, OSError) as error:
+    except UserError as error:
         sys.exit('error: ' + ' '.join(str(error).split()))
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        sys.exit(f'error: {error.filename or "the disk"}: {error.strerror}; free space, mend the '
+                 'permissions or give another path, then run the same command')
 
 
 if __name__ == '__main__':

@@ -27,6 +27,8 @@ def get_config():
 
     # ResNet-18 with context bottlenecks.
     config.model = ConfigDict(dict(width=64, context=True, reduction=2))
+    # Initial encoder: '' for random weights, or a file, an exported folder, the workdir of a run.
+    config.init = ''
 
     # VICReg's two recipes (arXiv:2105.04906, appendix C.1), on one grey channel.
     config.views = ConfigDict()

@@ -1,26 +1,47 @@
-"""Radiograph files: PNG or JPEG of any mode and depth to 8-bit grey, and back to PNG."""
+"""Radiograph files: PNG, JPEG or DICOM of any mode and depth to 8-bit grey, and back to PNG."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
+import dataclasses
 import itertools
+import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 import zlib
 
 import cv2
 import numpy as np
 
 from mlvicx_jax.errors import UserError
+from . import dicom
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _JPEG = b'\xff\xd8'
 
 
+@dataclasses.dataclass(frozen=True)
+class Radiograph:
+    """A picture, uint8 [H, W] with air dark, and what its DICOM header says; else empty texts."""
+    image: np.ndarray
+    view: str = ''
+    sex: str = ''
+    age: str = ''
+
+
 def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Reads a PNG or JPEG of any mode and depth as uint8 [H, W].
+    """Reads a PNG, JPEG or DICOM of any mode and depth as uint8 [H, W]; see `read_radiograph`."""
+    return read_radiograph(path).image
+
+
+def read_radiograph(path: str | os.PathLike) -> Radiograph:
+    """Reads a PNG, JPEG or DICOM, told apart by their first bytes, whatever the file's name.
 
     Raises:
-        UserError: the file is missing, empty, truncated, damaged or of another format.
+        UserError: the file is missing, empty, truncated, damaged, of another format, or no
+            radiograph.
+        dicom.NotInstalled: a DICOM, where pydicom is absent.
     """
     try:
         with open(path, 'rb') as file:
@@ -29,7 +50,15 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         raise UserError(f'{path}: the image file does not exist') from None
     except OSError as error:
         raise UserError(f'{path}: the image file can not be read ({error.strerror})') from error
-    return decode_image(data, path)
+    return decode_radiograph(data, path)
+
+
+def decode_radiograph(data: bytes, where: str | os.PathLike) -> Radiograph:
+    """Decodes the bytes of a PNG, JPEG or DICOM; `where` names them in an error."""
+    if dicom.is_dicom(data):
+        image, facts = dicom.decode(data, where)
+        return Radiograph(image, **facts)
+    return Radiograph(decode_image(data, where))
 
 
 def decode_image(data: bytes, where: str | os.PathLike) -> np.ndarray:
@@ -75,14 +104,21 @@ def encode_png(image: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def parallel_map(fn: Callable, items: Iterable, workers: int, window: int = 64) -> Iterator:
-    """Yields fn(item) in the order of `items`, computed by `workers` threads.
+def parallel_map(fn: Callable, items: Iterable, workers: int, window: int = 64,
+                 processes: bool = False) -> Iterator:
+    """Yields fn(item) in the order of `items`, computed by `workers` threads or processes.
 
-    At most `window` results exist at a time. Threads serve here because cv2 gives up the
-    interpreter's lock while it decodes, resizes and encodes.
+    At most `window` results exist at a time. Threads serve where cv2 works, which gives up the
+    interpreter's lock while it decodes, resizes and encodes. Decoders of JPEG 2000 keep it:
+    processes then, whose `fn` and items must pickle, started afresh since a fork of a process with
+    threads may hang.
     """
     items = iter(items)
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    if processes:
+        pool = concurrent.futures.ProcessPoolExecutor(
+            workers, multiprocessing.get_context('spawn'), _end_with_parent)
+    else:
+        pool = concurrent.futures.ThreadPoolExecutor(workers)
     try:
         pending = collections.deque(
             pool.submit(fn, item) for item in itertools.islice(items, window))
@@ -92,6 +128,15 @@ def parallel_map(fn: Callable, items: Iterable, workers: int, window: int = 64) 
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Has a worker end when its parent is killed; by itself it would wait for work for ever."""
+    def watch() -> None:
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _grey8(image: np.ndarray) -> np.ndarray:
@@ -114,7 +159,7 @@ def _damage(data: bytes) -> str | None:
         return _png_damage(data)
     if data.startswith(_JPEG):
         return None if _jpeg_is_whole(data) else 'the JPEG is truncated'
-    return 'the file is neither PNG nor JPEG'
+    return 'the file is neither PNG nor JPEG nor DICOM'
 
 
 def _png_damage(data: bytes) -> str | None:

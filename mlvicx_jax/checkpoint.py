@@ -95,9 +95,9 @@ class Checkpoints:
                 log.error('checkpoint %s is damaged (%s); trying the one before it',
                           self.directory / str(step), _first_line(error))
                 self._set_aside(step)
-        if steps:
+        if steps or self._damaged.exists():  # also when the same command is run once more
             raise UserError(
-                f'none of the checkpoints {steps} in {self.directory} could be read; they were moved to '
+                f'none of the checkpoints {steps} in {self.directory} could be read; damaged ones are in '
                 f'{self._damaged}. Restore a copy, or give a new --workdir to start afresh')
         return None
 
@@ -157,12 +157,7 @@ def restore_encoder(workdir, step: int | None = None) -> dict:
     Raises:
         UserError: there is no such checkpoint.
     """
-    directory = pathlib.Path(workdir).absolute() / 'checkpoints'
-    steps = [int(p.name) for p in directory.glob('*') if p.name.isdigit()]
-    if not steps or (step is not None and step not in steps):
-        raise UserError(f'{directory} has no checkpoint of step {step or "any"}; found '
-                        f'{sorted(steps) or "none"}: is this the --workdir of a run?')
-    path = directory / str(max(steps) if step is None else step) / 'state'
+    path = _folder(workdir, step) / 'state'
     reader = ocp.PyTreeCheckpointer()
     tree = reader.metadata(path).item_metadata.tree
     wanted = {kind: {'encoder': tree[kind]['encoder']} for kind in ('params', 'batch_stats')}
@@ -172,3 +167,45 @@ def restore_encoder(workdir, step: int | None = None) -> dict:
         item=abstract, partial_restore=True, restore_args=jax.tree.map(
             lambda _: ocp.ArrayRestoreArgs(sharding=sharding), abstract)))
     return {kind: read[kind]['encoder'] for kind in wanted}
+
+
+def restore_state(workdir, like, step: int | None = None) -> tuple:
+    """The whole state of a run's newest (or given) checkpoint, proved, and its training split's hash.
+
+    For readers of a run: unlike `Checkpoints` it changes nothing in the folder.
+
+    Args:
+      workdir: of the run.
+      like: a state of `jax.ShapeDtypeStruct`s.
+      step: of the checkpoint; the newest where None.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or another program's.
+    """
+    folder = _folder(workdir, step)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+    try:
+        with ocp.CheckpointManager(
+                folder.parent, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+            read = manager.restore(int(folder.name), args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()))
+        found, expected = int(fingerprint(read.state)), read.about['fingerprint']
+        if found != expected:
+            raise ValueError(f'fingerprint {found}, expected {expected}')
+        return read.state, read.about['data_hash']
+    except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
+        raise UserError(f'checkpoint {folder} is damaged, or not what config.json beside it '
+                        f'describes ({_first_line(error)}); restore a copy or give another --step'
+                        ) from error
+
+
+def _folder(workdir, step: int | None) -> pathlib.Path:
+    """The folder of a run's newest (or given) complete checkpoint."""
+    directory = pathlib.Path(workdir).absolute() / 'checkpoints'
+    steps = [int(p.name) for p in directory.glob('*') if p.name.isdigit()]
+    if not steps or (step is not None and step not in steps):
+        raise UserError(f'{directory} has no checkpoint of step {step or "any"}; found '
+                        f'{sorted(steps) or "none"}: is this the --workdir of a run?')
+    return directory / str(max(steps) if step is None else step)

@@ -51,15 +51,14 @@ def parse(argv: list[str]) -> list[str]:
     except SyntaxError as error:
         raise UserError(f'--config is not Python: {error}') from error
     except (AttributeError, KeyError) as error:  # ml_collections, of an unknown field
-        names, _, hint = str(error.args[0]).partition('\n')
-        names = re.findall(r"'(\w+)'", names)
-        given = [a for a in argv if re.match(r'--?(no)?config\.', a)
-                 and set(names) & set(a.partition('=')[0].split('.'))]
+        found, _, hint = str(error).partition('Did you mean ')
+        found, hint = set(re.findall(r'\w+', found)), re.findall(r'"(\w+)" instead', hint)
+        given = [word for word in argv if re.match(r'--?(no)?config\.', word)
+                 and found & set(word.partition('=')[0].split('.'))]
         if not given:
             raise  # from within the recipe: its author wants the trace
-        raise UserError(f'{given[0]}: the config has no field {names[-1]!r}. '
-                        f'{hint or "configs/base.py and the recipe show what there is"}'
-                        ) from error
+        way_out = f'did you mean {hint[0]}?' if hint else 'configs/base.py and the recipe have all'
+        raise UserError(f'{given[0]}: the config has no such field; {way_out}') from error
     if words[1:]:
         raise UserError(f'{words[1]!r} is no flag; write --config.FIELD=VALUE')
     return words

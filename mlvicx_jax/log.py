@@ -55,8 +55,13 @@ class MetricLog:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
-            self._board.close()
+            try:
+                self._file.close()
+                self._board.close()
+            except OSError:  # a full disk: whoever wrote last says so, the board need not at exit
+                writer = self._board.file_writer.event_writer
+                writer._worker.stop()
+                writer._closed = True
 
 
 def read_metrics(workdir) -> list[dict]:

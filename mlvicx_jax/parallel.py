@@ -17,6 +17,10 @@ def start(coordinator: str | None = None, num_processes: int | None = None,
     With a coordinator address the three arguments say it all. Without one, a cluster that jax
     knows (SLURM, Cloud TPU, Open MPI) is recognised by its environment and asked.
     """
+    given = [value is not None for value in (coordinator, num_processes, process_id)]
+    if any(given) and not all(given):
+        raise UserError('--coordinator, --num_processes and --process_id belong together; give all '
+                        'three, or none for a single process')
     if coordinator:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     elif (int(os.environ.get('SLURM_NTASKS', 1)) > 1
@@ -25,12 +29,13 @@ def start(coordinator: str | None = None, num_processes: int | None = None,
         jax.distributed.initialize()
 
 
-def create_mesh(batch_size: int) -> jax.sharding.Mesh:
-    """A one-dimensional mesh over every device, which must divide the global batch."""
+def create_mesh(batch_size: int, eval_batch_size: int = 0) -> jax.sharding.Mesh:
+    """A one-dimensional mesh over every device, which must divide the global batches."""
     count = jax.device_count()
-    if batch_size % count:
-        raise UserError(f'config.batch_size is {batch_size}, which {count} devices do not divide; '
-                        f'take a multiple of {count}')
+    for field, size in (('batch_size', batch_size), ('eval.batch_size', eval_batch_size)):
+        if size % count:
+            raise UserError(f'config.{field} is {size}, which {count} devices do not divide; take '
+                            f'a multiple of {count}')
     return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
 
 

@@ -1,6 +1,12 @@
 """Prepares a data set once, as TFDS ArrayRecord files, and opens what is prepared.
 
     python -m mlvicx_jax.prepare --dataset phantom_cxr --data_dir data --option size=128
+
+A killed run leaves nothing that passes for a prepared set; the same command starts afresh. An image
+that can not be read does not stop a run: it is left out and listed, with the reason, in
+prepare_report.json. Such a set is kept aside and the run fails, unless --allow_bad covers the
+number of these images; a second run that covers it takes the set over without decoding again. A
+mistake in the release's text (a missing file or column, a damaged archive) ends the run at once.
 """
 
 import argparse
@@ -10,6 +16,8 @@ import dataclasses
 import errno
 import fcntl
 import importlib
+import io
+import json
 import os
 import pathlib
 import pkgutil
@@ -22,9 +30,12 @@ import tensorflow_datasets as tfds
 
 from mlvicx_jax.errors import UserError
 
+REPORT = 'prepare_report.json'
+
 
 def prepare(name: str, data_dir: str | os.PathLike, manual_dir: str | os.PathLike | None = None,
-            options: Mapping[str, Any] | None = None) -> tfds.core.DatasetBuilder:
+            options: Mapping[str, Any] | None = None,
+            allow_bad: int = 0) -> tfds.core.DatasetBuilder:
     """Returns the builder of data set `name` with its records on disk, made first if need be.
 
     The records lie in <data_dir>/<name>/<config>/<version>, a folder that appears by one rename
@@ -37,14 +48,17 @@ def prepare(name: str, data_dir: str | os.PathLike, manual_dir: str | os.PathLik
         manual_dir: the downloaded release, for the sets that can not be fetched or made up;
             not looked at once the set is prepared.
         options: fields of the set's `Config`, all of them scalars, such as size=256.
+        allow_bad: how many images that can not be read the set may lack. They are listed in
+            <version>/prepare_report.json; with more of them in unchecked.<version>/.
 
     Raises:
-        UserError: an unknown set or option, files missing from or wrong in `manual_dir`, no write
-            permission, or a full disk.
+        UserError: an unknown set or option, files missing from or wrong in `manual_dir`, more bad
+            images than `allow_bad`, no write permission, or a full disk.
     """
     data_dir = pathlib.Path(data_dir).expanduser().absolute()
     builder = _builder(name, data_dir, options or {})
     if _is_whole(builder):
+        _check_origin(builder, manual_dir)
         return builder
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         manual_dir = _manual_dir(builder, manual_dir)
@@ -55,8 +69,50 @@ def prepare(name: str, data_dir: str | os.PathLike, manual_dir: str | os.PathLik
         if not _is_whole(builder):
             for stale in builder.data_path.parent.glob('incomplete.*'):
                 shutil.rmtree(stale)  # a killed run's: the lock says that nobody writes it now
-            builder.download_and_prepare(download_config=download_config)
+            _make(builder, download_config, allow_bad)
+            builder = _builder(name, data_dir, options or {})
     return builder
+
+
+def read_report(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """The report beside a set's records: 'images' stored, 'bad' [{'file', 'reason'}], 'manual_dir'.
+
+    None where the set was not prepared by this module.
+    """
+    try:
+        return json.loads((pathlib.Path(folder) / REPORT).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def _make(builder: tfds.core.DatasetBuilder, download_config: tfds.download.DownloadConfig,
+          allow_bad: int) -> None:
+    """Prepares the set aside, counts what is bad, and moves it to its place if that is allowed."""
+    place = pathlib.Path(builder.data_path)
+    aside = place.with_name(f'unchecked.{place.name}')
+    report = read_report(aside)
+    if report is None or len(report['bad']) > allow_bad:  # files may have been mended since
+        shutil.rmtree(aside, ignore_errors=True)
+        builder._data_dir = os.fspath(aside)  # TFDS moves a set to its place before we can count
+        tfds.disable_progress_bar()  # the builders show their own, which knows the end
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it would name the folder aside
+                builder.download_and_prepare(download_config=download_config)
+        finally:
+            tfds.enable_progress_bar()
+        stored = sum(split.num_examples for split in builder.info.splits.values())
+        report = {'images': stored, 'bad': getattr(builder, 'bad', []),
+                  'manual_dir': os.fspath(download_config.manual_dir or '')}
+        aside.mkdir(parents=True, exist_ok=True)
+        (aside / REPORT).write_text(json.dumps(report, indent=1) + '\n')
+    bad = report['bad']
+    if len(bad) > allow_bad:
+        raise UserError(
+            f'{builder.name}: {len(bad)} of {report["images"] + len(bad)} images can not be used, '
+            f'the first: {bad[0]["reason"]}. All are listed in {aside / REPORT}. Mend them and '
+            'prepare again, or take the set as it is now, without them: python -m '
+            f'mlvicx_jax.prepare with --allow_bad {len(bad)}')
+    os.rename(aside, place)
 
 
 def _builder(name: str, data_dir: pathlib.Path, options: Mapping[str, Any]):
@@ -73,7 +129,10 @@ def _builder(name: str, data_dir: pathlib.Path, options: Mapping[str, Any]):
     config = module.Config(**options)
     config = module.Builder.builder_configs.get(config.name, config)  # TFDS wants its own object
     with _readable_errors(data_dir):
-        return module.Builder(data_dir=data_dir, config=config, file_format='array_record')
+        builder = module.Builder(data_dir=data_dir, config=config, file_format='array_record')
+        if builder.data_path.exists() and not builder.info.splits:  # it appeared just now
+            builder = module.Builder(data_dir=data_dir, config=config, file_format='array_record')
+        return builder
 
 
 def _options(config_class: type) -> dict[str, type]:
@@ -95,6 +154,15 @@ def _is_whole(builder: tfds.core.DatasetBuilder) -> bool:
             raise UserError(f'{missing[0]}: this file of the prepared data set is gone; delete '
                             f'{builder.data_path} to have it prepared again')
     return True
+
+
+def _check_origin(builder: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike | None) -> None:
+    """Refuses a set of the user's own files that was prepared from another folder."""
+    origin = (read_report(builder.data_path) or {}).get('manual_dir')
+    if manual_dir and origin and getattr(builder, 'OWN_FILES', False) and (
+            pathlib.Path(manual_dir).expanduser().absolute() != pathlib.Path(origin)):
+        raise UserError(f'{builder.data_path} was prepared from {origin}, manual_dir is '
+                        f'{manual_dir}; give the new set another title, or leave manual_dir out')
 
 
 def _manual_dir(builder: tfds.core.DatasetBuilder,
@@ -151,21 +219,30 @@ def _unwritable(folder: os.PathLike, reason: str) -> UserError:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog='python -m mlvicx_jax.prepare', description=__doc__)
+    parser = argparse.ArgumentParser(prog='python -m mlvicx_jax.prepare', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--dataset', required=True, help='a folder of datasets/')
     parser.add_argument('--data_dir', required=True, help='where prepared sets are kept')
     parser.add_argument('--manual_dir', help='the downloaded release')
     parser.add_argument('--option', action='append', default=[], metavar='NAME=VALUE',
                         help="a field of the set's Config, such as size=256; may be repeated")
+    parser.add_argument('--allow_bad', type=int, default=0, metavar='N',
+                        help='accept a set that lacks up to N images that can not be read')
     args = parser.parse_args(argv)
     try:
         options = dict(_parse_option(text) for text in args.option)
-        builder = prepare(args.dataset, args.data_dir, args.manual_dir, options)
+        builder = prepare(args.dataset, args.data_dir, args.manual_dir, options, args.allow_bad)
     except UserError as error:
         sys.exit(f'error: {error}')
     print(f'{builder.info.full_name} in {builder.data_path}')
     for split, info in builder.info.splits.items():
         print(f'{split}: {info.num_examples} images')
+    for note in builder.info.metadata.get('notes', ()):
+        print(f'note: {note}')
+    bad = (read_report(builder.data_path) or {'bad': []})['bad']
+    if bad:
+        print(f'left out: {len(bad)} images that can not be used, listed in '
+              f'{builder.data_path / REPORT}')
 
 
 def _parse_option(text: str) -> tuple[str, Any]:

@@ -10,7 +10,7 @@ from mlvicx_jax.log import say, write_json
 
 # What makes a run the run it is. The rest (logging, evaluation, checkpoints, length, optimiser) may
 # change between two starts, and is said.
-FIXED = ('method', 'model', 'views', 'data', 'seed', 'batch_size', 'dtype')
+FIXED = ('method', 'model', 'init', 'views', 'data', 'seed', 'batch_size', 'dtype')
 # Within `data`: where the files lie and how fast they are read changes no number.
 FREE = ('data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_workers', 'data.prefetch')
 
@@ -18,15 +18,22 @@ FREE = ('data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_worker
 def claim(workdir: pathlib.Path, config) -> None:
     """Makes the folder this config's own, or checks that it already is.
 
+    A folder where nothing was logged or saved yet belongs to nobody: whoever mended a mistake in
+    the config may start again in it.
+
     Raises:
         UserError: the folder can not be written; it belongs to another config (with the
             differences); it holds checkpoints but no config.
     """
     path = workdir / 'config.json'
     new = json.loads(config.to_json_best_effort())
+    checkpoints = workdir / 'checkpoints'
     try:
-        if path.exists():
-            changed = differences(json.loads(path.read_text()), new)
+        begun = (workdir / 'metrics.jsonl').exists() or (
+            checkpoints.exists() and any(checkpoints.iterdir()))
+        if begun and path.exists():
+            # A run from before `init` was a field had none.
+            changed = differences({'init': ''} | json.loads(path.read_text()), new)
             fixed = [line for name, line in changed.items()
                      if name.split('.')[0] in FIXED and name not in FREE]
             if fixed:
@@ -34,8 +41,8 @@ def claim(workdir: pathlib.Path, config) -> None:
                                 'Give the old values, or a new --workdir')
             for line in changed.values():
                 say(f'changed since the last start: {line}')
-        elif (workdir / 'checkpoints').exists():
-            raise UserError(f'{workdir} has checkpoints but no config.json to tell whose they are; '
+        elif begun:
+            raise UserError(f'{workdir} holds a run but no config.json to tell whose they are; '
                             'give a new --workdir or put the file back')
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,13 @@
 """The NIH builder reads the release and Kaggle's copy alike, and refuses every damaged one."""
 
+import hashlib
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from mlvicx_jax import prepare as prepare_lib
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.prepare import prepare
-from mlvicx_jax_datasets import radiograph
+from mlvicx_jax_datasets import nih_lists, radiograph
 from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
 from nih_release import write_release
 
@@ -107,7 +109,7 @@ BAD = {
 
 @pytest.mark.parametrize('case', BAD)
 def test_bad_release_is_refused_before_any_image_is_read(tmp_path, monkeypatch, case):
-    monkeypatch.setattr(radiograph, 'read_image', lambda path: pytest.fail('decoded an image'))
+    monkeypatch.setattr(radiograph, 'read_radiograph', lambda path: pytest.fail('decoded an image'))
     spoil, words = BAD[case]
     write_release(tmp_path / 'raw')
     spoil(tmp_path / 'raw')
@@ -151,14 +153,15 @@ def test_unknown_set_or_option(tmp_path, name, options, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_damaged_image_leaves_nothing_behind(tmp_path):
+def test_damaged_image_leaves_nothing_that_passes_for_prepared(tmp_path):
     lists = write_release(tmp_path / 'raw')
     path = tmp_path / 'raw/images' / lists['test'][1]
     whole = path.read_bytes()
     path.write_bytes(whole[:-200])
     with pytest.raises(UserError, match=f'{path.name}: the PNG is truncated'):
         prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
-    assert not list((tmp_path / 'data').rglob('*.array_record*'))
+    with pytest.raises(UserError, match='manual_dir'):
+        prepare('nih_chestxray14', tmp_path / 'data', None, OPTIONS)
     path.write_bytes(whole)
     builder = prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
     assert builder.info.splits['test'].num_examples == 4
@@ -170,11 +173,11 @@ def test_a_killed_run_leaves_nothing_that_passes_for_whole(tmp_path):
         'import os, signal\n'
         'from mlvicx_jax_datasets import radiograph\n'
         'from mlvicx_jax.prepare import prepare\n'
-        'real = radiograph.read_image\n'
+        'real = radiograph.read_radiograph\n'
         'def read(path):\n'
         '    if path.name == "00000008_000.png": os.kill(os.getpid(), signal.SIGKILL)\n'
         '    return real(path)\n'
-        'radiograph.read_image = read\n'
+        'radiograph.read_radiograph = read\n'
         f'prepare("nih_chestxray14", {str(tmp_path / "data")!r}, {str(tmp_path / "raw")!r}, '
         '{"size": 32})\n')
     killed = subprocess.run([sys.executable, '-c', program], capture_output=True)
@@ -264,3 +267,76 @@ def test_real_sample(tmp_path):
     assert (positives['Pneumonia'], positives['No Finding'], positives['Infiltration']) == (
         500, 499, 187)
     assert sum(nih.VIEWS[e['view']] == 'AP' for e in everything) == 566
+
+
+def _pack(root):
+    """The images of a release as two tar.gz archives, interleaving the splits."""
+    paths = sorted((root / 'images').iterdir())
+    for number in (1, 2):
+        with tarfile.open(root / f'images_{number:03}.tar.gz', 'w:gz') as archive:
+            for path in paths[number - 1::2]:
+                archive.add(path, f'images/{path.name}')
+    shutil.rmtree(root / 'images')
+
+
+def test_archives_give_the_set_that_unpacked_images_give(tmp_path):
+    lists = write_release(tmp_path / 'raw')
+    unpacked = prepare('nih_chestxray14', tmp_path / 'one', tmp_path / 'raw', OPTIONS)
+    _pack(tmp_path / 'raw')
+    packed = prepare('nih_chestxray14', tmp_path / 'two', tmp_path / 'raw', OPTIONS)
+    for split in lists:
+        one, two = _examples(unpacked, split), _examples(packed, split)
+        assert one.keys() == two.keys() == set(lists[split])
+        for image_id, example in one.items():
+            np.testing.assert_array_equal(example['image'], two[image_id]['image'])
+            np.testing.assert_array_equal(example['labels'], two[image_id]['labels'])
+            assert example['patient_id'] == two[image_id]['patient_id']
+    assert not [f for f in packed.data_path.iterdir() if f.name.startswith('tmp')]
+
+
+def test_archives_with_images_damaged_or_absent_and_truncated_archives(tmp_path):
+    lists = write_release(tmp_path / 'raw')
+    (tmp_path / 'raw/images' / lists['train_val'][0]).unlink()
+    (tmp_path / 'raw/images' / lists['test'][0]).unlink()
+    (tmp_path / 'raw/images' / lists['test'][1]).write_bytes(b'')
+    _pack(tmp_path / 'raw')
+    arguments = 'nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS
+    with pytest.raises(UserError, match='3 of 16 images'):
+        prepare(*arguments)
+    builder = prepare(*arguments, allow_bad=3)
+    assert [builder.info.splits[split].num_examples for split in lists] == [11, 2]
+    bad = prepare_lib.read_report(builder.data_path)['bad']
+    assert {row['file']: row['reason'].partition(': ')[2] for row in bad} == {
+        lists['train_val'][0]: 'none of the 2 archives has this image',
+        lists['test'][0]: 'none of the 2 archives has this image',
+        lists['test'][1]: 'the image file is empty; fetch or export this image again'}
+    archive = tmp_path / 'raw/images_002.tar.gz'
+    archive.write_bytes(archive.read_bytes()[:-2000])
+    with pytest.raises(UserError, match='images_002.tar.gz: the archive is truncated') as error:
+        prepare('nih_chestxray14', tmp_path / 'new', tmp_path / 'raw', OPTIONS)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason='MLVICX_REAL_DATA names no folder')
+def test_official_lists_are_known_by_their_hash(tmp_path):
+    lists = nih_lists.read_lists(REAL / 'nih_official')
+    assert {split: len(names) for split, names in lists.items()} == {
+        'train_val': 86524, 'test': 25596}
+    assert nih_lists.is_official(lists)
+    assert nih_lists.is_official({split: names[::-1] for split, names in lists.items()})
+    lists['test'].pop()
+    assert not nih_lists.is_official(lists)
+    (tmp_path / 'images_003.tar.gz').touch()
+    with pytest.raises(UserError, match='images_001.tar.gz, .* and 8 more not there'):
+        nih._find_archives(tmp_path, official=True)
+
+
+def test_unofficial_lists_are_recorded_and_printed(tmp_path, capsys):
+    lists = write_release(tmp_path / 'raw')
+    prepare_lib.main(['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path / 'data'),
+                      '--manual_dir', str(tmp_path / 'raw'), '--option', 'size=32'])
+    printed = capsys.readouterr().out
+    assert "train_val_list.txt is NOT NIH's official list (12 names" in printed
+    builder = prepare('nih_chestxray14', tmp_path / 'data', None, OPTIONS)
+    digest = hashlib.sha256('\n'.join(sorted(lists['test'])).encode()).hexdigest()
+    assert builder.info.metadata['lists']['test'] == {'sha256': digest, 'official': False}

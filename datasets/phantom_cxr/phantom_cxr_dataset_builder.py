@@ -4,16 +4,13 @@ from collections.abc import Iterable, Iterator
 import dataclasses
 import os
 
-import numpy as np
 import tensorflow_datasets.public_api as tfds
 
 from mlvicx_jax.errors import UserError
-from .. import radiograph
+from .. import radiograph, release, schema
 from . import render
 from .findings import LABELS
 
-VIEWS = ('PA', 'AP', 'unknown')
-SEXES = ('F', 'M', 'unknown')
 TEST_EVERY = 5  # each fifth patient is a test patient, whatever the number of patients
 
 
@@ -44,33 +41,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [Config()]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        size, features = self.builder_config.size, tfds.features
-        return self.dataset_info_from_configs(
-            features=features.FeaturesDict({
-                'image': features.Image(shape=(size, size, 1), encoding_format='png'),
-                'image_id': features.Text(),
-                'patient_id': features.Text(),
-                'labels': features.Tensor(shape=(len(LABELS),), dtype=np.uint8),
-                'view': features.ClassLabel(names=VIEWS),
-                'sex': features.ClassLabel(names=SEXES),
-                'age': np.int32,
-                'bboxes': features.Sequence({
-                    'bbox': features.BBoxFeature(),
-                    'label': features.ClassLabel(names=LABELS),
-                }),
-                'mask': features.Image(shape=(size, size, 1), encoding_format='png'),
-                'anatomy': features.Image(shape=(size, size, 1), encoding_format='png'),
-            }),
-            metadata=tfds.core.MetadataDict({'labels': list(LABELS)}),
-        )
+        return schema.info(self, LABELS, masks=('mask', 'anatomy'))
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         everyone = range(self.builder_config.patients)
         test = everyone[TEST_EVERY - 1::TEST_EVERY]
-        return {'train_val': self._generate_examples(p for p in everyone if p not in test),
-                'test': self._generate_examples(test)}
+        return {'train_val': self._generate_examples(
+                    'train_val', [p for p in everyone if p not in test]),
+                'test': self._generate_examples('test', test)}
 
-    def _generate_examples(self, patients: Iterable[int]) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self, split: str,
+                           patients: Iterable[int]) -> Iterator[tuple[str, dict]]:
         size, seed = self.builder_config.size, self.builder_config.seed
 
         def example(number: tuple[int, int]) -> tuple[str, dict]:
@@ -91,6 +72,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 'anatomy': radiograph.encode_png(shot.anatomy),
             }
 
-        numbers = ((patient, image) for patient in patients
-                   for image in range(render.person(seed, patient).images))
-        yield from radiograph.parallel_map(example, numbers, os.cpu_count() or 1)
+        numbers = [(patient, image) for patient in patients
+                   for image in range(render.person(seed, patient).images)]
+        examples = radiograph.parallel_map(example, numbers, os.cpu_count() or 1)
+        yield from release.progress(examples, len(numbers), f'{self.name} {split}')

@@ -105,7 +105,11 @@ def _open_split(builder: tfds.core.DatasetBuilder, name: str, source: Sequence) 
     path = pathlib.Path(builder.data_path) / f'index_{name}.npz'
     index = _load_index(path, len(source))
     if index is None:
-        index = _make_index(builder.info.features, source)
+        try:
+            index = _make_index(builder.info.features, source)
+        except Exception as error:  # the reader raises bare errors of its own on damaged files
+            raise UserError(f'{builder.data_path}: records of {name} can not be read ({error}); '
+                            'delete the folder to have it prepared again') from error
         _save_index(path, index)
     return Split(name=name, source=source, records=np.arange(len(source)), **index)
 

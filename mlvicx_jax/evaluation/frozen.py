@@ -42,11 +42,13 @@ def extract(encoder, variables, split, image_size: int, batch_size: int, mesh) -
     return features
 
 
-def calibrate(encoder, variables, split, image_size: int, batch_size: int, mesh, batches: int = 16):
-    """Encoder variables whose running statistics are those of training images, not (0, 1).
+def initial_variants(encoder, variables, split, image_size: int, batch_size: int, mesh,
+                     batches: int = 16) -> tuple[dict, dict]:
+    """An untrained encoder in two readings: as it is, and with its BatchNorm calibrated.
 
-    An untrained encoder is given its chance by this: the mean over `batches` batches of un-augmented
-    images of the statistics each layer sees in training mode.
+    Calibrated running statistics are the mean over `batches` batches of un-augmented training images
+    of what each layer sees in training mode. Neither reading is always the better one: the first
+    is close to a linear map of the image, the second as non-linear as the trained encoder.
     """
     encoder = encoder.clone(axis_name=None, momentum=0.0)  # 0: keep the last batch's alone
 
@@ -65,7 +67,8 @@ def calibrate(encoder, variables, split, image_size: int, batch_size: int, mesh,
         new = statistics(variables['params'], images)
         total = new if total is None else jax.tree.map(jnp.add, total, new)
     stream.close()
-    return variables | {'batch_stats': jax.tree.map(lambda x: x / batches, total)}
+    calibrated = variables | {'batch_stats': jax.tree.map(lambda x: x / batches, total)}
+    return variables, calibrated
 
 
 def subset(split, most: int):

@@ -40,5 +40,5 @@ def create(config):
 def _build(section, constructor, **arguments):
     try:
         return constructor(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, UserError) as error:
         raise UserError(f'{section}: {error}') from error

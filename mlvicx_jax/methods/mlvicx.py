@@ -76,6 +76,10 @@ class Method:
                              "'multi_level'")
         if self.aggregation not in ('concat', 'sum'):
             raise ValueError(f"aggregation={self.aggregation!r} is neither 'concat' nor 'sum'")
+        if not self.widths or not all(type(w) is int and w > 0 for w in self.widths):
+            raise ValueError(f'widths={self.widths}, expected positive whole numbers such as '
+                             '(2048, 2048, 2048)')
+        self.criterion  # refuses a reading that it does not know
 
     @property
     def criterion(self) -> VICReg:

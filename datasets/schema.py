@@ -1,0 +1,61 @@
+"""The one feature schema of every set here; datasets/README.md documents it for users."""
+
+import re
+
+import numpy as np
+import tensorflow_datasets.public_api as tfds
+
+VIEWS = ('PA', 'AP', 'unknown')
+SEXES = ('F', 'M', 'unknown')
+OLDEST = 120  # years; NIH's first release has ages such as 414
+
+
+def info(builder: tfds.core.DatasetBuilder, labels: tuple[str, ...] | None, homepage: str = '',
+         masks: tuple[str, ...] = ()) -> tfds.core.DatasetInfo:
+    """The info of a set whose images are `builder.builder_config.size` pixels wide.
+
+    Args:
+        labels: the names of the multi-hot labels; None where the files tell them, by `set_labels`.
+        masks: names of the features beside `image` that hold bit masks.
+    """
+    features, size = tfds.features, builder.builder_config.size
+
+    def picture() -> tfds.features.Image:
+        return features.Image(shape=(size, size, 1), encoding_format='png')
+
+    count = None if labels is None else len(labels)
+    return builder.dataset_info_from_configs(
+        features=features.FeaturesDict({
+            'image': picture(),
+            'image_id': features.Text(),
+            'patient_id': features.Text(),
+            'labels': features.Tensor(shape=(count,), dtype=np.uint8),
+            'view': features.ClassLabel(names=VIEWS),
+            'sex': features.ClassLabel(names=SEXES),
+            'age': np.int32,
+            'bboxes': features.Sequence({
+                'bbox': features.BBoxFeature(),
+                'label': features.ClassLabel(names=labels),
+            }),
+            **{name: picture() for name in masks},
+        }),
+        metadata=tfds.core.MetadataDict({'labels': list(labels or ())}),
+        homepage=homepage or None,
+    )
+
+
+def set_labels(info_: tfds.core.DatasetInfo, labels: tuple[str, ...]) -> None:
+    """Names the labels of a set whose files had to be read first."""
+    info_.metadata['labels'] = list(labels)
+    info_.features['bboxes'].feature['label'].names = list(labels)
+
+
+def years(text: str) -> int | None:
+    """Whole years of '58' or '058Y', '011M', '003W', '020D'; -1 if unknown, None if no age."""
+    if not text:
+        return -1
+    match = re.fullmatch(r'(\d+)([YMWD]?)', text)
+    if not match:
+        return None
+    age = int(match[1]) // {'': 1, 'Y': 1, 'M': 12, 'W': 52, 'D': 365}[match[2]]
+    return age if age <= OLDEST else -1

@@ -1,0 +1,1 @@
+"""VinBig-CXR (VinDr-CXR)."""

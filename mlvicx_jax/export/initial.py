@@ -1,0 +1,66 @@
+"""`config.init`: the encoder starts from weights in a file, or from another run, whole or not at all."""
+
+import pathlib
+
+import jax
+
+from mlvicx_jax.checkpoint import restore_encoder
+from mlvicx_jax.errors import UserError
+from mlvicx_jax.export import weights
+from mlvicx_jax.log import say
+from mlvicx_jax.state import TrainState
+
+
+def initialise(state: TrainState, init: str) -> TrainState:
+    """The state with its encoder's weights from `init`; unchanged where that is empty.
+
+    Every copy of the encoder is filled, the student's and those that a method keeps (a teacher),
+    known by lying under the name `encoder` in the state. Heads keep their initialisation.
+
+    Args:
+        init: `config.init`: the --workdir of a run, an exported folder, or a .safetensors or .pth
+            file with torchvision's names, this project's or those of the authors' release.
+
+    Raises:
+        UserError: see `weights.read_tensors` and `weights.fill`.
+    """
+    if not init:
+        return state
+    like = {'params': state.params['encoder'], 'batch_stats': state.batch_stats['encoder']}
+    variables, said = weights.fill(like, read(init), f'config.init={init}')
+    arrays = {}
+    for tree in variables.values():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            arrays[weights.path_names(path)] = leaf
+
+    def replace(path, leaf):
+        names = weights.path_names(path)
+        if 'encoder' not in names:
+            return leaf
+        last = len(names) - 1 - names[::-1].index('encoder')
+        new = arrays.get(names[last + 1:])
+        return leaf if new is None else jax.device_put(new, leaf.sharding)
+
+    replaced = jax.tree_util.tree_map_with_path(
+        replace, (state.params, state.batch_stats, state.method_state))
+    say(f'initial encoder: {len(arrays)} tensors from {init}')
+    for sentence in said:
+        say(sentence)
+    return state.replace(params=replaced[0], batch_stats=replaced[1], method_state=replaced[2])
+
+
+def read(init: str) -> weights.Tensors:
+    """The encoder's tensors, under whatever names they have there."""
+    path = pathlib.Path(init).expanduser()
+    if (path / 'checkpoints').is_dir():
+        try:
+            return weights.flat(restore_encoder(path))
+        except UserError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
+            raise UserError(f'config.init={init}: the newest checkpoint can not be read '
+                            f'({weights.reason(error)}); give another run or file') from error
+    if path.is_dir():
+        path = path / 'model.safetensors'
+    return weights.read_tensors(path)
+

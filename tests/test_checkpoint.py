@@ -1,0 +1,228 @@
+"""A checkpoint is read back as it was written, or not at all; a run keeps to its own config."""
+
+import logging
+import os
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tiny
+from mlvicx_jax import parallel, train, workdir
+from mlvicx_jax.checkpoint import Checkpoints, fingerprint
+from mlvicx_jax.errors import UserError
+from mlvicx_jax.state import TrainState
+
+
+def state_at(step, offset=0.0):
+    """A small state of every kind of leaf, on four devices."""
+    rng = np.random.default_rng(step)
+    w = rng.normal(size=(64, 32)).astype(np.float32) + np.float32(offset)
+    state = TrainState(np.int32(step), {'encoder': {'w': w, 'b': w[0]}},
+                       {'encoder': {'mean': w[1]}},
+                       {'trace': w * 2, 'count': np.int32(step)}, {'queue': w[:2]})
+    return jax.device_put(state, parallel.replicated(parallel.create_mesh(4)))
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    """A folder with checkpoints of steps 1, 2 and 3."""
+    folder = tmp_path_factory.mktemp('run') / 'checkpoints'
+    checkpoints = Checkpoints(folder, 1, 3, 0, 'hash')
+    for step in (1, 2, 3):
+        checkpoints.save(state_at(step))
+    checkpoints.wait()
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture
+def copy(written, tmp_path):
+    shutil.copytree(written, tmp_path / 'checkpoints')
+    return tmp_path / 'checkpoints'
+
+
+def restore(folder, data_hash='hash'):
+    checkpoints = Checkpoints(folder, 1, 3, 0, data_hash)
+    try:
+        return checkpoints.restore(state_at(0))
+    finally:
+        checkpoints.close()
+
+
+def files(folder):
+    return sorted(path for path in pathlib.Path(folder).rglob('*')
+                  if path.is_file() and path.stat().st_size)
+
+
+def damage_is_noticed(folder, caplog):
+    """Whether the damage to step 3 made it fall back to step 2; a third outcome is a failure."""
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        found = restore(folder)
+    said = [r.getMessage() for r in caplog.records
+            if r.name == 'mlvicx_jax' and r.levelno == logging.ERROR]
+    if int(found.step) == 3:  # what was damaged is not needed to read the state
+        assert same(found, state_at(3)) and not said
+        return False
+    assert same(found, state_at(2))
+    assert len(said) == 1 and f'{folder / "3"} is damaged' in said[0]
+    aside = folder.with_name('checkpoints_damaged')
+    assert not (folder / '3').exists() and files(aside / '3')
+    return True
+
+
+def test_restores_the_newest_with_its_types_and_on_its_devices(copy):
+    found, expected = restore(copy), state_at(3)
+    assert same(found, expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        assert (a.dtype, a.shape, a.sharding) == (b.dtype, b.shape, b.sharding)
+    assert len(found.step.sharding.device_set) == 4
+
+
+def test_nothing_saved_is_no_state(tmp_path):
+    assert restore(tmp_path / 'checkpoints') is None
+
+
+def test_keeps_the_last_and_every_nth(tmp_path):
+    checkpoints = Checkpoints(tmp_path / 'checkpoints', 2, 2, 4, 'hash')
+    assert [step for step in range(1, 11) if checkpoints.due(step)] == [2, 4, 6, 8, 10]
+    for step in (2, 4, 6, 8, 10):
+        checkpoints.save(state_at(step))
+    checkpoints.wait()
+    checkpoints.close()
+    assert sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir()) == [4, 8, 10]
+    assert not Checkpoints(tmp_path / 'never', 0, 1, 0, '').due(5)
+
+
+def test_truncated_files_fall_back_to_the_one_before(written, tmp_path, caplog):
+    noticed = {}
+    for number, path in enumerate(files(written / '3')):
+        folder = tmp_path / str(number) / 'checkpoints'
+        shutil.copytree(written, folder)
+        name = path.relative_to(written)
+        os.truncate(folder / name, path.stat().st_size // 2)
+        noticed[str(name)] = damage_is_noticed(folder, caplog)
+    data = [name for name in noticed if '/d/' in name or name.endswith('manifest.ocdbt')]
+    assert data and any(noticed[name] for name in data), noticed
+
+
+def test_one_flipped_byte_falls_back_to_the_one_before(written, tmp_path, caplog):
+    noticed = 0
+    data = [path for path in files(written / '3') if path.parent.name == 'd']
+    for number, path in enumerate(data):
+        folder = tmp_path / str(number) / 'checkpoints'
+        shutil.copytree(written, folder)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / path.relative_to(written)).write_bytes(content)
+        noticed += damage_is_noticed(folder, caplog)
+    assert noticed
+
+
+def test_a_state_that_reads_well_but_differs_is_damaged(copy, caplog):
+    other = Checkpoints(copy.with_name('other'), 1, 3, 0, 'hash')
+    other.save(state_at(3, offset=1e-3))
+    other.wait()
+    other.close()
+    shutil.rmtree(copy / '3/state')
+    shutil.copytree(copy.with_name('other') / '3/state', copy / '3/state')
+    assert damage_is_noticed(copy, caplog) and 'fingerprint' in caplog.text
+
+
+def test_all_damaged_stops_the_run_and_deletes_nothing(copy):
+    for path in files(copy):
+        if path.parent.name == 'd':
+            os.truncate(path, path.stat().st_size // 2)
+    before = len(files(copy))
+    with pytest.raises(UserError, match=r'\[3, 2, 1\].*could be read'):
+        restore(copy)
+    assert len(files(copy.with_name('checkpoints_damaged'))) == before
+    # And the same command again must not start afresh either.
+    with pytest.raises(UserError, match='checkpoints_damaged'):
+        restore(copy)
+
+
+def test_other_training_images_are_refused_and_the_checkpoint_kept(copy):
+    with pytest.raises(UserError, match='other'):
+        restore(copy, data_hash='other')
+    assert (copy / '3').exists()
+
+
+def test_a_save_that_fails_names_the_complete_checkpoints(copy, monkeypatch):
+    checkpoints = Checkpoints(copy, 1, 5, 0, 'hash')
+    monkeypatch.setattr(checkpoints._manager, 'save', lambda *a, **k: (_ for _ in ()).throw(
+        OSError(28, 'No space left on device')))
+    with pytest.raises(UserError, match=r'step 4.*No space left.*\[1, 2, 3\]'):
+        checkpoints.save(state_at(4))
+    checkpoints.close()
+
+
+def test_fingerprint_sees_every_flipped_bit():
+    tree = {'a': jnp.arange(6, dtype=jnp.float32).reshape(2, 3), 'b': jnp.int32(7),
+            'c': jnp.zeros(40, jnp.float32)}
+    whole = int(fingerprint(tree))
+    words = {name: np.asarray(x).view(np.uint32) for name, x in tree.items()}
+    for name, word in words.items():
+        for bit in (0, 1, 22, 30, 31):
+            flipped = word.copy().reshape(-1)
+            flipped[-1] ^= np.uint32(1 << bit)
+            flipped = flipped.reshape(word.shape).view(tree[name].dtype)
+            assert int(fingerprint(tree | {name: flipped})) != whole, (name, bit)
+    swapped = tree | {'a': tree['a'][::-1]}
+    assert int(fingerprint(swapped)) != whole
+
+
+def begin(folder):
+    """Makes `folder` that of a run of the tiny config that has logged something."""
+    workdir.claim(folder, tiny.get_config())
+    (folder / 'metrics.jsonl').write_text('{"step": 0}\n')
+
+
+def test_a_run_that_logged_nothing_leaves_its_folder_free(tmp_path):
+    workdir.claim(tmp_path, tiny.get_config())
+    workdir.claim(tmp_path, tiny.get_config('released'))
+
+
+CHANGES = {'method.widths': (16, 16, 32), 'model.width': 8, 'data.image_size': 96,
+           'data.options.patients': 30, 'views.first.rotation': 5.0, 'seed': 4, 'batch_size': 32}
+
+
+@pytest.mark.parametrize('field,value', CHANGES.items(), ids=CHANGES.keys())
+def test_a_resume_with_another_config_is_refused_with_the_difference(tmp_path, monkeypatch, field, value):
+    begin(tmp_path)
+    config = tiny.get_config()
+    old = dict(config.items())  # for the message
+    for part in field.split('.'):
+        old = old[part]
+    with config.unlocked():
+        config.update_from_flattened_dict({field: value})
+    before = (tmp_path / 'config.json').read_bytes()
+    monkeypatch.setattr(train, 'open_data', lambda config: pytest.fail('the run went on'))
+    with pytest.raises(UserError) as caught:
+        train.train(config, tmp_path)
+    as_list = lambda x: list(x) if isinstance(x, tuple) else x
+    assert f'config.{field}: {as_list(old)} -> {as_list(value)}' in str(caught.value)
+    assert '--workdir' in str(caught.value)
+    assert (tmp_path / 'config.json').read_bytes() == before
+
+
+def test_what_changes_no_number_may_change_and_is_said(tmp_path, capsys):
+    begin(tmp_path)
+    config = tiny.get_config()
+    config.data.data_dir, config.log_every_steps = '/elsewhere', 7
+    workdir.claim(tmp_path, config)
+    assert 'config.log_every_steps: 1 -> 7' in capsys.readouterr().out
+
+
+def test_checkpoints_without_their_config_are_not_taken_over(tmp_path):
+    (tmp_path / 'checkpoints/5').mkdir(parents=True)
+    with pytest.raises(UserError, match='no config.json'):
+        workdir.claim(tmp_path, tiny.get_config())

@@ -1,0 +1,184 @@
+"""The network against torchvision's list of tensors, and its own parts against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import mlvicx
+from mlvicx_jax import methods
+from mlvicx_jax.models.context import ContextBottleneck, greatest
+from mlvicx_jax.models.heads import Concatenate, Expander, ResizeProjectSum
+from mlvicx_jax.models.resnet import LEVELS, ResNet18
+
+
+def shapes(tree):
+    return {'/'.join(key.key for key in path): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def init(module, *arguments):
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments))
+
+
+def test_features_have_the_levels_channels_and_grids():
+    encoder = ResNet18(axis_name=None)
+    image = jnp.zeros((2, 224, 224, 3))
+    features = jax.eval_shape(lambda: encoder.init_with_output(jax.random.key(0), image)[0])
+    assert {name: y.shape for name, y in features.items()} == {
+        'stem': (2, 112, 112, 64), 'stage1': (2, 56, 56, 64), 'stage2': (2, 28, 28, 128),
+        'stage3': (2, 14, 14, 256), 'stage4': (2, 7, 7, 512), 'pooled': (2, 512)}
+
+
+def torchvision_resnet18():
+    """{key: shape} of torchvision's resnet18, but for fc: parameters, then BatchNorm's buffers."""
+    parameters, buffers = {}, {}
+
+    def conv(key, out, into, kernel):
+        parameters[f'{key}.weight'] = (out, into, kernel, kernel)
+
+    def norm(key, width):
+        parameters.update({f'{key}.weight': (width,), f'{key}.bias': (width,)})
+        buffers.update({f'{key}.running_mean': (width,), f'{key}.running_var': (width,)})
+
+    conv('conv1', 64, 3, 7)
+    norm('bn1', 64)
+    into = 64
+    for stage, out in enumerate((64, 128, 256, 512), 1):
+        for block in range(2):
+            key = f'layer{stage}.{block}'
+            conv(f'{key}.conv1', out, into, 3)
+            norm(f'{key}.bn1', out)
+            conv(f'{key}.conv2', out, out, 3)
+            norm(f'{key}.bn2', out)
+            if into != out:
+                conv(f'{key}.downsample.0', out, into, 1)
+                norm(f'{key}.downsample.1', out)
+            into = out
+    return parameters, buffers
+
+
+def as_torch(found):
+    """Our names and layouts in torch's."""
+    leaf = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias',
+            'mean': 'running_mean', 'var': 'running_var'}
+    result = {}
+    for name, shape in found.items():
+        *path, last = name.split('/')
+        path = [part.replace('_', '.') for part in path]
+        result['.'.join([*path, leaf[last]])] = shape[::-1][:2] + shape[:2] if len(shape) == 4 \
+            else shape
+    return result
+
+
+def test_parameters_are_torchvisions():
+    variables = init(ResNet18(context=False), jnp.zeros((1, 64, 64, 3)))
+    parameters, buffers = torchvision_resnet18()
+    assert as_torch(shapes(variables['params'])) == parameters
+    assert as_torch(shapes(variables['batch_stats'])) == buffers
+    assert len(parameters) == 60  # 62 with fc's two
+    assert size(variables['params']) == 11_176_512
+
+
+def test_context_bottlenecks_are_all_that_context_adds():
+    image = jnp.zeros((1, 64, 64, 3))
+    plain, full = (shapes(init(ResNet18(context=on), image)['params']) for on in (False, True))
+    assert {full[name] == shape for name, shape in plain.items()} == {True}
+    expected = {}
+    for level, c in zip(LEVELS, (64, 64, 128, 256, 512)):
+        expected |= {f'context_{level}/channel_squeeze/kernel': (c, c // 2),
+                     f'context_{level}/channel_excite/kernel': (c // 2, c),
+                     f'context_{level}/spatial/kernel': (7, 7, 2, 1)}
+    assert {name: full[name] for name in full.keys() - plain.keys()} == expected
+
+
+def test_context_bottleneck_follows_equations_1_and_2():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(2, 5, 6, 8))
+    w1, w2, w7 = rng.normal(size=(8, 4)), rng.normal(size=(4, 8)), rng.normal(size=(7, 7, 2, 1))
+    sigma = lambda x: 1 / (1 + np.exp(-x))
+    shared = lambda pooled: np.maximum(pooled @ w1, 0) @ w2
+    expected = np.zeros_like(y)
+    for n, image in enumerate(y):
+        flat = image.reshape(-1, 8)
+        k = sigma(shared(flat.mean(0)) + shared(flat.max(0))) * image
+        pools = np.zeros((5 + 6, 6 + 6, 2))  # three zeros on each side
+        pools[3:-3, 3:-3] = np.stack([k.mean(-1), k.max(-1)], -1)
+        for i in range(5):
+            for j in range(6):
+                a = sigma(np.sum(pools[i:i + 7, j:j + 7] * w7[..., 0]))
+                expected[n, i, j] = a * k[i, j]
+    params = {'channel_squeeze': {'kernel': w1}, 'channel_excite': {'kernel': w2},
+              'spatial': {'kernel': w7}}
+    params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), params)
+    actual = ContextBottleneck(reduction=2).apply({'params': params}, jnp.float32(y))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('axis', [0, 1, -1])
+def test_greatest_is_the_maximum_and_gives_its_gradient_to_one_entry(axis):
+    y = jnp.asarray(np.random.default_rng(0).integers(-9, 0, size=(6, 7, 8)), jnp.float32)  # ties
+    np.testing.assert_array_equal(greatest(y, axis), y.max(axis))
+    gradient = jax.grad(lambda y: greatest(y, axis).sum())(y)
+    expected = np.zeros_like(y)
+    np.put_along_axis(expected, np.expand_dims(np.argmax(y, axis), axis), 1, axis)
+    np.testing.assert_array_equal(gradient, expected)
+
+
+@pytest.mark.parametrize('grids', [(112, 56, 28, 14, 7), (40, 20, 10, 5, 3)], ids=str)
+def test_commuted_aggregation_equals_the_naive_order(grids):
+    rng = np.random.default_rng(0)
+    features = {level: jnp.asarray(rng.normal(size=(2, n, n, c)), jnp.float32)
+                for level, n, c in zip(LEVELS, grids, (4, 4, 8, 16, 32))}
+    module = ResizeProjectSum(features=24)
+    params = module.init(jax.random.key(0), features)['params']
+    params = jax.tree.map(lambda w: w + 0.1, params)  # biases too are not 0
+    total = 0
+    for level, y in features.items():
+        y = jax.image.resize(y, (2, 64, 64, y.shape[-1]), 'linear', antialias=False)
+        w = params[f'project_{level}']
+        total += jnp.matmul(y, w['kernel'], precision='highest') + w['bias']
+    naive = total.reshape(2, 4, 16, 4, 16, 24).mean((2, 4)).reshape(2, -1)
+    actual = module.apply({'params': params}, features)
+    np.testing.assert_allclose(actual, naive, rtol=1e-5, atol=1e-5)
+
+
+def test_concatenation_averages_each_level_in_order():
+    features = {level: jnp.full((2, 3, 3, c), i, jnp.bfloat16)
+                for i, (level, c) in enumerate(zip(LEVELS, (4, 4, 8, 16, 32)))}
+    expected = np.repeat(np.arange(5.0), (4, 4, 8, 16, 32))
+    actual = Concatenate().apply({}, features)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_array_equal(actual, np.stack([expected] * 2))
+
+
+@pytest.mark.parametrize('last_norm', [False, True])
+def test_expander_has_its_widths_and_normalises_the_last_layer_only_if_told(last_norm):
+    x = 7 + jax.random.normal(jax.random.key(0), (32, 6))
+    expander = Expander((10, 12, 5), last_norm, axis_name=None)
+    out, variables = expander.init_with_output(jax.random.key(1), x, True)
+    expected = {'linear1/kernel': (6, 10), 'linear2/kernel': (10, 12), 'linear3/kernel': (12, 5)}
+    for number, width in zip(range(1, 3 + last_norm), (10, 12, 5)):
+        expected |= {f'bn{number}/scale': (width,), f'bn{number}/bias': (width,)}
+    assert shapes(variables['params']) == expected
+    assert np.allclose(np.std(out, axis=0), 1, atol=0.01) == last_norm
+    assert np.allclose(np.mean(out, axis=0), 0, atol=1e-5) == last_norm
+
+
+CONTEXT = sum(c * c + 98 for c in (64, 64, 128, 256, 512))
+EXPANDER = {  # both heads' three matrices and BatchNorms
+    'paper': (512 + 1024) * 2048 + 2 * (2 * 2048 ** 2 + 2 * 2 * 2048),
+    'released': (512 + 8192) * 4096 + 2 * (2 * 4096 ** 2 + 3 * 2 * 4096)}
+PROJECTIONS = sum((c + 1) * 512 for c in (64, 64, 128, 256, 512))
+
+
+@pytest.mark.parametrize('preset,extra', [('paper', 0), ('released', PROJECTIONS)])
+def test_presets_have_their_number_of_parameters(preset, extra):
+    method = methods.create(mlvicx.get_config(preset))
+    variables, _ = jax.eval_shape(method.init, jax.random.key(0))
+    assert size(variables['params']['encoder']) == 11_176_512 + CONTEXT
+    assert size(variables['params']) == 11_176_512 + CONTEXT + EXPANDER[preset] + extra

@@ -1,0 +1,120 @@
+"""LARS in VICReg's order against NumPy in float64, its exceptions, and the schedule."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+import pytest
+
+from mlvicx_jax import optim
+from mlvicx_jax.errors import UserError
+
+STEPS, DECAY, ETA, MOMENTUM = 40, 1e-2, 1e-3, 0.9
+
+
+def config(**changes):
+    return ConfigDict(dict(name='lars', learning_rate=1.6, scale_with_batch=False,
+                           weight_decay=DECAY, warmup_epochs=1.0, final_factor=0.001) | changes)
+
+
+def np_learning_rate(step, peak=1.6, warmup=4, total=STEPS):
+    if step < warmup:
+        return peak * step / warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+    return peak * (0.001 + 0.999 * cosine)
+
+
+def np_lars(params, gradients):
+    """VICReg's LARS: decay, adapt, accumulate, and the learning rate last."""
+    params = {name: w.copy() for name, w in params.items()}
+    buffer = {name: np.zeros_like(w) for name, w in params.items()}
+    for step, gradient in enumerate(gradients):
+        for name, w in params.items():
+            d = gradient[name].copy()
+            if w.ndim > 1:
+                d += DECAY * w
+                w_norm, d_norm = np.linalg.norm(w), np.linalg.norm(d)
+                if w_norm > 0 and d_norm > 0:
+                    d *= ETA * w_norm / d_norm
+            buffer[name] = MOMENTUM * buffer[name] + d
+            params[name] = w - np_learning_rate(step) * buffer[name]
+    return params
+
+
+def run(optimizer, params, gradients):
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(0)
+    params = {'conv': rng.normal(size=(3, 3, 2, 4)), 'dense': rng.normal(size=(5, 6)),
+              'zero': np.zeros((2, 3)), 'bias': rng.normal(size=4), 'scale': np.ones(4)}
+    gradients = [{name: rng.normal(size=w.shape) for name, w in params.items()}
+                 for _ in range(STEPS)]
+    return params, gradients
+
+
+def test_lars_is_vicregs_over_warm_up_and_cosine(problem):
+    params, gradients = problem
+    expected = np_lars(params, gradients)
+    with jax.enable_x64(True):
+        schedule = optim.schedule(config(), 64, steps_per_epoch=20, total_steps=STEPS)
+        ours = run(optim.create(config(), schedule), params, gradients)
+        theirs = run(optax.lars(schedule, DECAY, optim.matrices_only, trust_coefficient=ETA,
+                                trust_ratio_mask=optim.matrices_only, momentum=0.9),
+                     params, gradients)
+    for name, w in expected.items():
+        np.testing.assert_allclose(ours[name], w, rtol=1e-10, atol=1e-12, err_msg=name)
+        # the comparison can fail: the rate inside the momentum is another optimiser
+        assert np.abs(theirs[name] - w).max() > 1e-3 * np.abs(w - params[name]).max(), name
+
+
+def test_biases_and_scales_get_neither_decay_nor_adaptation(problem):
+    params, _ = problem
+    zeros = jax.tree.map(np.zeros_like, params)
+    moved = run(optim.lars(0.1, weight_decay=0.5), params, [zeros])
+    assert {name for name in params if not np.array_equal(moved[name], params[name])} == {
+        'conv', 'dense'}
+    ones = jax.tree.map(np.ones_like, params)
+    moved = run(optim.lars(0.1, weight_decay=0.5), params, [ones])
+    for name in ('bias', 'scale'):
+        np.testing.assert_allclose(moved[name], params[name] - 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['adamw', 'sgd'])
+def test_other_optimisers_decay_matrices_alone(problem, name):
+    params, _ = problem
+    optimizer = optim.create(config(name=name), optax.constant_schedule(0.1))
+    moved = run(optimizer, params, [jax.tree.map(np.zeros_like, params)])
+    assert {name for name in params if not np.array_equal(moved[name], params[name])} == {
+        'conv', 'dense'}
+
+
+def test_unknown_optimiser_is_a_users_mistake():
+    with pytest.raises(UserError, match="'adam'.*lars, adamw or sgd"):
+        optim.create(config(name='adam'), optax.constant_schedule(0.1))
+
+
+@pytest.mark.parametrize('scale,peak', [(True, 0.05), (False, 0.2)])
+def test_schedule_rises_to_its_peak_and_falls_to_a_thousandth(scale, peak):
+    settings = config(learning_rate=0.2, scale_with_batch=scale, warmup_epochs=2.0)
+    rate = optim.schedule(settings, 64, steps_per_epoch=10, total_steps=1000)
+    for step, value in {0: 0, 10: peak / 2, 20: peak, 510: peak * (0.5 + 0.5e-3),
+                        1000: peak * 1e-3}.items():
+        np.testing.assert_allclose(rate(step), value, rtol=1e-5, atol=1e-9, err_msg=str(step))
+    rates = np.array([rate(step) for step in range(20, 1001, 20)])
+    assert (np.diff(rates) < 0).all()
+
+
+def test_warm_up_of_a_short_run_is_a_tenth_of_it():
+    rate = optim.schedule(config(warmup_epochs=100.0), 64, steps_per_epoch=10, total_steps=50)
+    assert float(rate(4)) < float(rate(5)) == pytest.approx(1.6) and rate(6) < rate(5)
+    assert optim.schedule(config(), 64, 10, total_steps=5)(0) == pytest.approx(1.6)
