@@ -134,7 +134,7 @@ def main():
     text = table(seeds)
     write_json(arguments.out / 'learning.json', {
         'config': arguments.config, 'overrides': overrides, 'seeds': arguments.seeds,
-        'device': jax.devices()[0].device_kind, 'results': seeds, 'table': text.splitlines()})
+        'device': parallel.device_name(), 'results': seeds, 'table': text.splitlines()})
     print(text)
 
 

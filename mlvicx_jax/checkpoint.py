@@ -206,6 +206,7 @@ def _folder(workdir, step: int | None) -> pathlib.Path:
     directory = pathlib.Path(workdir).absolute() / 'checkpoints'
     steps = [int(p.name) for p in directory.glob('*') if p.name.isdigit()]
     if not steps or (step is not None and step not in steps):
-        raise UserError(f'{directory} has no checkpoint of step {step or "any"}; found '
+        wanted = 'any step' if step is None else f'step {step}'
+        raise UserError(f'{directory} has no checkpoint of {wanted}; found '
                         f'{sorted(steps) or "none"}: is this the --workdir of a run?')
     return directory / str(max(steps) if step is None else step)

@@ -1,12 +1,16 @@
 """What a run leaves to read: metrics.jsonl, TensorBoard events and the lines on the terminal."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import time
 
 import jax
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 
 def say(line: str = '') -> None:
@@ -16,11 +20,22 @@ def say(line: str = '') -> None:
 
 
 def write_json(path, content) -> None:
-    """Writes a JSON file so that a reader finds the old one or the new one, never a part."""
+    """Writes a JSON file so that a reader finds the old one or the new one, never a part.
+
+    A number that is not finite is written as null: JSON has no other name for it.
+    """
     path = pathlib.Path(path)
     partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
+    partial.write_text(json.dumps(_without_nan(content), indent=2, sort_keys=True) + '\n')
     os.replace(partial, path)
+
+
+def _without_nan(content):
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 class MetricLog:
@@ -40,28 +55,28 @@ class MetricLog:
         partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
         os.replace(partial, path)
         self._file = path.open('a')
-        self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1)
+        # Not tensorboardX's SummaryWriter: on a full disk its thread dies, then its queue blocks.
+        self._board = EventsWriter(str(path.with_name('events')))
+        self._board.write_event(Event(  # TensorBoard hides what a killed run wrote from here on
+            step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Appends scalars; a value that is not finite is written as null, which JSON can hold."""
+        """Appends scalars; one that is not finite is null in the file and left out of TensorBoard."""
         if self._file is None:
             return
         values = {name: float(value) for name, value in metrics.items()}
         line = {'step': step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
         self._file.write(json.dumps(line) + '\n')
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(
+            value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()])))
+        self._board.flush()
 
     def close(self) -> None:
         if self._file is not None:
-            try:
-                self._file.close()
-                self._board.close()
-            except OSError:  # a full disk: whoever wrote last says so, the board need not at exit
-                writer = self._board.file_writer.event_writer
-                writer._worker.stop()
-                writer._closed = True
+            for file in (self._file, self._board):
+                with contextlib.suppress(OSError):  # of a full disk: raised by the last write
+                    file.close()
 
 
 def read_metrics(workdir) -> list[dict]:

@@ -39,6 +39,13 @@ def create_mesh(batch_size: int, eval_batch_size: int = 0) -> jax.sharding.Mesh:
     return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def device_name() -> str:
+    """How many of which device this run has, as a result is quoted with."""
+    device = jax.devices()[0]
+    kind = f'CPU of {os.cpu_count()} cores' if device.platform == 'cpu' else device.device_kind
+    return f'{jax.device_count()} x {kind}'
+
+
 def replicated(mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 

@@ -20,6 +20,7 @@ import io
 import json
 import os
 import pathlib
+import pickle
 import pkgutil
 import shutil
 import sys
@@ -27,10 +28,37 @@ from typing import Any
 
 import mlvicx_jax_datasets
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
 
 from mlvicx_jax.errors import UserError
 
 REPORT = 'prepare_report.json'
+
+
+class _Bucket(shuffle._Bucket):
+    """Records of TFDS's sorting on disk. Its own class imports TensorFlow, so that without it every
+    split above a gigabyte would fail; this one also keeps no file open, of up to a thousand."""
+
+    def add(self, key: int, data: bytes) -> None:
+        with open(self._path, 'ab') as file:
+            pickle.dump((key, data), file)
+        self._length += 1
+        self._size += len(data)
+
+    def read_values(self) -> Iterator[tuple[int, bytes]]:
+        if not self._length:
+            return
+        with open(self._path, 'rb') as file:
+            for _ in range(self._length):
+                yield pickle.load(file)
+
+    def del_file(self) -> None:
+        if self._length:
+            os.unlink(self._path)
+
+
+shuffle._Bucket = _Bucket
+shuffle.MAX_MEM_BUFFER_SIZE = 128 << 20  # bytes sorted in memory before they go to disk
 
 
 def prepare(name: str, data_dir: str | os.PathLike, manual_dir: str | os.PathLike | None = None,

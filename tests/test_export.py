@@ -73,9 +73,13 @@ def expected(original, images):
     for context, trees in ((True, variables), (False, weights.without_context(variables))):
         apply = jax.jit(encoder.clone(context=context).apply)
         for size, x in images.items():
-            found[context, size] = {name: np.moveaxis(np.asarray(y), -1, 1) if y.ndim == 4 else y
-                                    for name, y in apply(trees, x).items()}
+            found[context, size] = channels_first(apply(trees, x))
     return found
+
+
+def channels_first(features):
+    return {name: np.moveaxis(np.asarray(y), -1, 1) if y.ndim == 4 else np.asarray(y)
+            for name, y in features.items()}
 
 
 def assert_parity(expected, call, images):
@@ -99,7 +103,8 @@ class TorchBlock(nn.Module):
 
     def __init__(self, inplanes, planes, stride):
         super().__init__()
-        self.conv1 = nn.Conv2d(inplanes, planes, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inplanes, planes, kernel_size=3, stride=stride, padding=1,
+                               bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU()
         self.conv2 = nn.Conv2d(planes, planes, kernel_size=3, stride=1, padding=1, bias=False)
@@ -234,8 +239,10 @@ def test_heads_and_teachers(exported):
 def test_card_and_config_say_what_it_is(run, exported):
     data_hash = json.loads((run / 'results.json').read_text())['data/train_hash']
     for form, path in exported.items():
-        card, config = (path / 'README.md').read_text(), json.loads((path / 'config.json').read_text())
-        assert card.startswith('---\nlicense: ') and data_hash in card and 'not for diagnosis' in card
+        card = (path / 'README.md').read_text()
+        config = json.loads((path / 'config.json').read_text())
+        assert card.startswith('---\nlicense: ') and data_hash in card
+        assert 'not for diagnosis' in card
         assert config['train_split_sha256'] == data_hash and config['step'] == 3
         assert config['preprocessing']['size'] == 80
         assert config['preprocessing']['mean'] == list(mlvicx_torch.MEAN)
@@ -413,9 +420,7 @@ def test_torchvision_weights_are_the_initial_encoder(state, images, tmp_path, ca
     variables = {'params': new.params['encoder'], 'batch_stats': new.batch_stats['encoder']}
     plain = jax.jit(ResNet18(context=False, axis_name=None).apply)(
         weights.without_context(variables), images[96])
-    plain = {name: np.moveaxis(np.asarray(y), -1, 1) if y.ndim == 4 else y
-             for name, y in plain.items()}
-    assert_parity(plain, torch_features(model), images[96])
+    assert_parity(channels_first(plain), torch_features(model), images[96])
 
     teacher = new.method_state['teacher']
     assert all(map(np.array_equal, jax.tree.leaves(teacher), jax.tree.leaves(
@@ -454,7 +459,7 @@ def test_the_authors_layout_is_read(exported, original, state, tmp_path):
     torch.save(release, tmp_path / 'release.pth')
     new = initial.initialise(state, str(tmp_path / 'release.pth'))
     before = tiny.leaves(original[1])
-    after = tiny.leaves({'params': new.params['encoder'], 'batch_stats': new.batch_stats['encoder']})
+    after = tiny.leaves({kind: getattr(new, kind)['encoder'] for kind in original[1]})
     assert all(before[path].tobytes() == after[path].tobytes() for path in before)
 
 
@@ -463,7 +468,8 @@ WRONG = {
                             'missing: layer3.1.bn2.bias; unexpected: none'),
     'another network': (lambda t: t | {'layer1.2.conv1.weight': t['layer1.0.conv1.weight']},
                         'missing: none; unexpected: layer1.2.conv1.weight'),
-    'another width': (lambda t: t | {'bn1.bias': t['bn1.bias'][:32]}, r'bn1.bias has shape \(32,\)'),
+    'another width': (lambda t: t | {'bn1.bias': t['bn1.bias'][:32]},
+                      r'bn1.bias has shape \(32,\)'),
     'not finite': (lambda t: t | {'bn1.bias': t['bn1.bias'] + torch.nan}, 'bn1.bias .* finite'),
     'no tensors': (lambda t: {'epoch': 3}, 'no state dict'),
     'half a bottleneck': (lambda t: t | {'context_stem.spatial.weight': torch.zeros(1, 2, 7, 7)},
@@ -495,7 +501,8 @@ def test_a_run_starts_from_another_runs_encoder(narrow_run, data_dir, tmp_path, 
     monkeypatch.setattr(train, 'make_train_step', lambda *_: lambda state, batch: (
         state.replace(step=state.step + 1), {'loss': 1.0, 'gradient_norm': 1.0}, {}))
     assert train.train(config, tmp_path / 'run') == 0
-    found, given = (tiny.leaves(folder.read_run(w).variables) for w in (tmp_path / 'run', narrow_run))
+    found, given = (tiny.leaves(folder.read_run(path).variables)
+                    for path in (tmp_path / 'run', narrow_run))
     assert all(found[path].tobytes() == given[path].tobytes() for path in given)
     config.init = ''
     with pytest.raises(UserError, match='config.init'):

@@ -135,3 +135,16 @@ def test_list_hash_is_the_hash_of_a_split(tmp_path):
     lists = write_release(tmp_path / 'raw')
     data = open_dataset('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
     assert data.splits['test'].hash == release.list_hash(lists['test'])
+
+
+def test_sorting_on_disk_gives_what_sorting_in_memory_gives(tmp_path, monkeypatch):
+    write_release(tmp_path / 'raw')
+    one = prepare('nih_chestxray14', tmp_path / 'one', tmp_path / 'raw', OPTIONS)
+    monkeypatch.setattr(prepare_lib.shuffle, 'MAX_MEM_BUFFER_SIZE', 2000)  # bytes: a few images
+    two = prepare('nih_chestxray14', tmp_path / 'two', tmp_path / 'raw', OPTIONS)
+    assert 'tensorflow' not in sys.modules
+    for split in ('train_val', 'test'):
+        pair = [[(e['image_id'], e['image'].tobytes()) for e in builder.as_data_source(split)]
+                for builder in (one, two)]
+        assert pair[0] == pair[1] and len(pair[0]) == one.info.splits[split].num_examples
+    assert not list(two.data_path.glob('bucket*'))

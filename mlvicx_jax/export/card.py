@@ -9,21 +9,24 @@ from safetensors.torch import load_file
 
 encoder = torchvision.models.resnet18()
 encoder.load_state_dict(load_file('model.safetensors'), strict=True)
-encoder.fc = torch.nn.Identity()   # fc.weight and fc.bias are zeros: they only make strict=True work
+encoder.fc = torch.nn.Identity()
 encoder.eval()
 ```
+
+`fc.weight` and `fc.bias` are zeros, there only so that `strict=True` finds every key.
 
 `mlvicx_torch.py` beside it needs no torchvision and has the preprocessing:''',
     'mlvicx': '`mlvicx_torch.py` needs torch and safetensors, nothing else:',
     'onnx': '''```python
-import json, numpy, onnxruntime
+import onnxruntime
 
 session = onnxruntime.InferenceSession('model.onnx')
 names = [output.name for output in session.get_outputs()]
-features = dict(zip(names, session.run(names, {{'image': images}})))   # float32 [n, 3, {size}, {size}]
+features = dict(zip(names, session.run(names, {{'image': images}})))
 ```
 
-Opset {opset}; the number and size of the images are free. `images` are standardised as below.''',
+Opset {opset}. `images` are float32 [n, 3, {size}, {size}], standardised as below; their number and size
+are free.''',
     'flax': '''`model.safetensors` holds the variables, their names joined by `/`:
 
 ```python
@@ -141,8 +144,8 @@ the first lines of this file; the terms of the training data (`{data['name']}`) 
 
 
 def _structure(run, config) -> str:
-    bottlenecks = (f'a context bottleneck (CBAM, reduction {config["reduction"]}) in line at each of '
-                   'its five levels' if config['context'] else 'no context bottlenecks')
+    bottlenecks = (f'a context bottleneck (CBAM, reduction {config["reduction"]}) in line at each '
+                   'of its five levels' if config['context'] else 'no context bottlenecks')
     return f'ResNet-18 in torchvision\'s form, {config["width"]} channels wide, with {bottlenecks}.'
 
 
@@ -169,7 +172,9 @@ without them have a least cosine of {loss['cosine']:.3f}. '''
         for key, label in (('probe', 'linear probe'), ('knn', 'kNN')))
     return text + f'''The format `mlvicx` keeps them.
 
-| mean AUROC, {loss['split']} split ({loss['images']} images) | with | without (this file) | change |
+Mean AUROC on the {loss['split']} split ({loss['images']} images):
+
+| | with | without (this file) | change |
 |---|---|---|---|
 {rows}
 '''
@@ -197,17 +202,18 @@ def _values(section: dict) -> str:
 
 def _results(run) -> str:
     kept = {name: value for name, value in run.results.items()
-            if isinstance(value, float) and not name.startswith(('train/', 'time/', 'images_per'))}
+            if isinstance(value, float) and value == value  # NaN: one class in the test images
+            and not name.startswith(('train/', 'time/', 'images_per'))}
     if not kept:
         return 'No evaluation was found in the run\'s folder.'
     rows = '\n'.join(f'| {name} | {value:.3f} |' for name, value in sorted(kept.items()))
     split = run.results.get('eval/split', run.config.eval.split)
     when = run.results.get('step')
     other = '' if when == run.step else f' That is another step than the exported {run.step}.'
-    return f'''Of the frozen encoder{' (with its context bottlenecks)' if run.encoder.context else ''}, \
-{split} split, at step {when}.{other}
+    context = ' (with its context bottlenecks)' if run.encoder.context else ''
+    return f'''Of the frozen encoder{context}, {split} split, at step {when}.{other}
 
-| | AUROC |
+| | |
 |---|---|
 {rows}'''
 

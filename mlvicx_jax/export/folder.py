@@ -1,4 +1,4 @@
-"""Writes the folder that users take away: weights, config.json and model card, proved beforehand."""
+"""Writes the folder that users take away: weights, config.json and model card, proved before."""
 
 import contextlib
 import dataclasses
@@ -23,8 +23,9 @@ from mlvicx_jax.export.formats import FORMATS, Features, features
 from mlvicx_jax.log import read_metrics, write_json
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
 
-# Largest difference of a feature, exported against original, in float32; where a feature has entries
-# above 1, in units of the largest. Without context bottlenecks they reach 1e3, whose last bit is 1e-4.
+# Largest difference of a feature, exported against original, in float32; where a feature has
+# entries above 1, in units of the largest. Without context bottlenecks they reach 1e3, and the last
+# bit of 1e3 is 1e-4.
 TOLERANCE = 1e-4
 PROOF_IMAGES = 16
 WHAT = ('encoder', 'all')
@@ -83,8 +84,8 @@ def export(workdir, form: str, out, what: str = 'encoder', step: int | None = No
     run = read_run(workdir, step)
     _require_finite(run, what)
     if form == 'torchvision' and run.encoder.width != 64:
-        raise UserError(f'{workdir}: the encoder is {run.encoder.width} channels wide, torchvision\'s '
-                        'resnet18 is 64; take --format=mlvicx, which holds any width')
+        raise UserError(f'{workdir}: the encoder is {run.encoder.width} channels wide, '
+                        'torchvision\'s resnet18 is 64; take --format=mlvicx: it holds any width')
 
     with _appearing(out) as folder:
         encoder, variables = _exported(run, form)
@@ -92,8 +93,9 @@ def export(workdir, form: str, out, what: str = 'encoder', step: int | None = No
         config = _config(run, form, encoder)
         write_json(folder / 'config.json', config)
         if what == 'all':
-            named = weights.to_torch if FORMATS[form].torch else weights.flat
-            formats.save(folder / 'heads.safetensors', named(run.rest), 'pt' if FORMATS[form].torch else 'flax')
+            named, kind = ((weights.to_torch, 'pt') if FORMATS[form].torch
+                           else (weights.flat, 'flax'))
+            formats.save(folder / 'heads.safetensors', named(run.rest), kind)
         images = proof_images(run.config.data.stored_size)
         size = run.config.data.image_size
         original = features(encoder, variables, images, size)
@@ -150,9 +152,9 @@ def _require_parity(proof):
     for name, row in proof.items():
         if not row['difference'] <= TOLERANCE * max(1, row['largest']):  # NaN too
             raise UserError(
-                f'the exported encoder differs from the original by {row["difference"]:.1e} in {name} '
-                f'(largest entry {row["largest"]:.3g}), more than {TOLERANCE:.0e}; nothing was '
-                'written. Report this with your versions of jax, torch and onnxruntime')
+                f'the exported encoder differs from the original by {row["difference"]:.1e} in '
+                f'{name} (largest entry {row["largest"]:.3g}), more than {TOLERANCE:.0e}; nothing '
+                'was written. Report this with your versions of jax, torch and onnxruntime')
 
 
 def _require_finite(run, what):
@@ -236,7 +238,7 @@ def _appearing(out: pathlib.Path) -> Iterator[pathlib.Path]:
         yield partial
         os.rename(partial, out)
     except OSError as error:
-        raise UserError(f'--out={out} can not be written ({error.strerror or error}); free space or '
-                        'give another folder') from error
+        raise UserError(f'--out={out} can not be written ({error.strerror or error}); free space '
+                        'or give another folder') from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -94,7 +94,7 @@ def _flax_features(folder, encoder, images, size):
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """write(folder, encoder, variables); features(folder, encoder, images, size) of what it wrote."""
+    """write(folder, encoder, variables), and features(folder, encoder, images, size) of that."""
 
     write: Callable
     features: Callable

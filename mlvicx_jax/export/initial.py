@@ -1,4 +1,4 @@
-"""`config.init`: the encoder starts from weights in a file, or from another run, whole or not at all."""
+"""`config.init`: the encoder starts from a file or from another run, whole or not at all."""
 
 import pathlib
 

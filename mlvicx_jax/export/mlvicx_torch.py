@@ -6,7 +6,7 @@
     features['pooled']        # [1, 512]; also stem, stage1, stage2, stage3, stage4
 
 `image` is an 8-bit grey radiograph (dense tissue bright): a PIL image, or an array or tensor
-[H, W] or [N, H, W]. Needs torch 2.1 or later and safetensors, nothing else.
+[H, W] or [N, H, W]. Needs torch and safetensors, nothing else.
 """
 
 import json

@@ -163,7 +163,7 @@ def from_release(tensors: Tensors) -> Tensors:
     level p's context bottleneck `cbt{p + 1}`, whose two shared layers are the 1 x 1 convolutions
     `cam.fc.0` and `cam.fc.2` and whose one other tensor is the 7 x 7 convolution.
     """
-    modules = {'0': 'conv1', '1': 'bn1', **{str(3 + stage): f'layer{stage}' for stage in range(1, 5)}}
+    modules = dict(zip('014567', ('conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4')))
     renamed = {}
     for name, array in tensors.items():
         if match := re.match(r'encoder\.([014567])\.(.+)', name):
@@ -239,4 +239,5 @@ def fill(like: Mapping[str, Any], tensors: Tensors, where) -> tuple[dict[str, An
 
 
 def _some(names):
-    return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '') or 'none'
+    more = f' and {len(names) - 4} more' if len(names) > 4 else ''
+    return ', '.join(names[:4]) + more or 'none'
