@@ -166,7 +166,7 @@ def restore_encoder(workdir, step: int | None = None) -> dict:
     read = reader.restore(path, args=ocp.args.PyTreeRestore(
         item=abstract, partial_restore=True, restore_args=jax.tree.map(
             lambda _: ocp.ArrayRestoreArgs(sharding=sharding), abstract)))
-    return {kind: read[kind]['encoder'] for kind in wanted}
+    return jax.device_get({kind: read[kind]['encoder'] for kind in wanted})
 
 
 def restore_state(workdir, like, step: int | None = None) -> tuple:

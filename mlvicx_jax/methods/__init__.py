@@ -1,12 +1,16 @@
 """One file per method; a method is a frozen dataclass called `Method`, found by its file's name.
 
-A method answers five calls (see docs/architecture.md):
+A method answers (see docs/architecture.md):
 
-  init(key, image_size)                      -> variables, method_state         once, replicated
+  init(key)                                  -> variables, method_state         once, replicated
   views(keys, batch)                         -> arrays                          per device
   forward(variables, method_state, views)    -> out, batch_stats, method_state  per device, differentiated
   loss(out, method_state)                    -> scalar, terms                   on the gathered whole batch
   update(method_state, params, out, progress)-> method_state                    after the optimiser
+  reference_levels(batch_size)               -> {'level/...': loss} or {}       what a curve is read against
+
+`out` holds arrays [b, ...]; those called `<name>_1` are embeddings whose std and RankMe are logged. The
+encoder lies under the name `encoder` in `variables` and in every copy that `method_state` keeps.
 """
 
 import importlib
