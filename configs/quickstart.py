@@ -11,7 +11,7 @@ from configs import base
 def get_config():
     config = base.get_config()
     config.batch_size = 64
-    config.total_steps = 300
+    config.total_steps = 600
     config.data.options = ConfigDict(dict(patients=800))
     config.data.stored_size = 128
     config.data.image_size = 96
@@ -25,7 +25,7 @@ def get_config():
     config.optim.update(name='adamw', learning_rate=2e-3, scale_with_batch=False,
                         weight_decay=1e-4, warmup_epochs=1.0)
     config.log_every_steps = 20
-    config.eval_every_steps = 100
+    config.eval_every_steps = 150
     config.eval.split = 'test'
-    config.checkpoint.every_steps = 100
+    config.checkpoint.every_steps = 150
     return config

@@ -42,8 +42,8 @@ def create_mesh(batch_size: int, eval_batch_size: int = 0) -> jax.sharding.Mesh:
 def device_name() -> str:
     """How many of which device this run has, as a result is quoted with."""
     device = jax.devices()[0]
-    kind = f'CPU of {os.cpu_count()} cores' if device.platform == 'cpu' else device.device_kind
-    return f'{jax.device_count()} x {kind}'
+    cores = f' ({os.cpu_count()} cores)' if device.platform == 'cpu' else ''
+    return f'{jax.device_count()} x {device.device_kind}{cores}'
 
 
 def replicated(mesh) -> NamedSharding:

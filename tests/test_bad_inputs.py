@@ -229,7 +229,7 @@ def test_a_refused_config_does_not_claim_the_workdir(refused, tmp_path, data_dir
 
 
 def test_workdir(refused, tmp_path, data_dir):
-    arguments = _tiny(tmp_path, data_dir)
+    arguments = _tiny(tmp_path, data_dir, '--config.seed=3')
     (tmp_path / 'file').write_text('')
     for workdir in (tmp_path / 'file/run', '/proc/run'):
         line = refused(*arguments, f'--workdir={workdir}')

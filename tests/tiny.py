@@ -9,10 +9,10 @@ from configs import mlvicx
 def get_config(argument=''):
     """The recipe that `argument` names, on a few phantoms, with a narrow encoder and expander."""
     config = mlvicx.get_config(argument)
-    # Not 0, the seed of the evaluation's own batches. Maxima and ReLUs make the gradient jump where
-    # two values nearly tie; among the seeds 1 to 9 this one meets no tie that rounding decides:
-    # initial weights changed by 1e-7 leave each leaf within 1e-4 after 6 steps.
-    config.seed = 2
+    # Not 0, the seed of the evaluation's own batches. ReLUs and maxima make the gradient jump where
+    # two values nearly tie, and in a network this small one jump is a part of its leaf that counts.
+    # Of the seeds 1 to 9 these are least touched by initial weights that differ by 1e-7.
+    config.seed = 4 if 'released' in argument else 2
     config.batch_size = 16
     config.total_steps = 12
     config.data.name = 'phantom_cxr'
