@@ -25,8 +25,6 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.
 def main(_):
     config.check(_CONFIG.value)
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches at INFO
-    # ... and the trace of what it raises as well, which checkpoint.py says in one line.
-    logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
     # Imported here: worker processes of the data pipeline import this file again and need none.
     from mlvicx_jax import parallel, preview, train
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)

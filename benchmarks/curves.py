@@ -26,10 +26,9 @@ def draw(path: str, runs: dict[str, str]) -> None:
             if points:
                 panel.plot(*zip(*points), color=color, lw=1.4, label=label,
                            marker='o' if key == 'probe/auroc' else None, ms=3)
-        initial = next((line['probe/auroc_init'] for line in lines
-                        if line.get('probe/auroc_init') is not None), None)
-        if initial is not None:
-            panels[-1].axhline(initial, color=color, ls=':', lw=1)
+        for key, style in (('probe/auroc_init', ':'), ('probe/auroc_init_uncalibrated', '--')):
+            if lines and lines[0].get(key) is not None:
+                panels[-1].axhline(lines[0][key], color=color, ls=style, lw=1)
         levels = next((line for line in lines if 'train/level/floor' in line), {})
         for name in ('share_nothing', 'floor'):
             if number == 0 and f'train/level/{name}' in levels:
@@ -41,7 +40,7 @@ def draw(path: str, runs: dict[str, str]) -> None:
         panel.set_title(title, fontsize=10)
         panel.set_xlabel('step')
         panel.grid(alpha=0.3)
-    panels[-1].set_title('probe, mean AUROC (dotted: initial encoder)', fontsize=10)
+    panels[-1].set_title('probe, mean AUROC\n(initial encoder: dotted, uncalibrated: dashed)', fontsize=10)
     panels[0].legend(fontsize=8)
     figure.savefig(path)
 

@@ -4,10 +4,10 @@
       [--config.FIELD=VALUE ...]
 
 For every seed: `main.py` in `OUT/seed<N>` (a finished run is kept, an unfinished one goes on), then
-linear probes on the data set's held-out test patients, of three things side by side: the pretrained
-encoder, the same encoder before training (as initialised and with BatchNorm calibrated: the better
-of the two for each question), and raw 32 x 32 pixels. Prints a Markdown table and writes it with
-the numbers of every seed to `OUT/learning.json`.
+linear probes on the data set's held-out test patients, side by side: the pretrained
+encoder, the same encoder before training (BatchNorm calibrated on training images, and as it was
+initialised), and raw 32 x 32 pixels. Prints a Markdown table and writes it with the numbers of
+every seed to `OUT/learning.json`.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def pixels(split) -> np.ndarray:
 
 
 def evaluate(workdir) -> dict[str, dict[str, float]]:
-    """{'pretrained' | 'initial' | 'pixels': {question: AUROC}} of a finished run."""
+    """{'pretrained' | 'calibrated' | 'uncalibrated' | 'pixels': {question: AUROC}} of a run."""
     config = ConfigDict(json.loads((pathlib.Path(workdir) / 'config.json').read_text()))
     mesh = parallel.create_mesh(config.batch_size)
     data, method = open_data(config), methods.create(config)
@@ -86,7 +86,7 @@ def evaluate(workdir) -> dict[str, dict[str, float]]:
     train, test = data.splits['train'], data.splits['test']
     trained = checkpoint.restore_encoder(workdir)
     variables, _ = jax.jit(method.init)(jax.random.key(config.seed))
-    initial = frozen.initial_variants(
+    initial = frozen.initial_readings(
         method.encoder, {kind: variables[kind]['encoder'] for kind in variables}, train,
         config.data.image_size, config.batch_size, mesh)
 
@@ -96,8 +96,7 @@ def evaluate(workdir) -> dict[str, dict[str, float]]:
         return probe_all(*features, data)
 
     found = {'pretrained': probe(trained)}
-    tried = [probe(encoder) for encoder in initial]
-    found['initial'] = {question: max(one[question] for one in tried) for question in tried[0]}
+    found |= {reading: probe(encoder) for reading, encoder in initial.items()}
     found['pixels'] = probe_all(pixels(train), pixels(test), data)
     for values in found.values():
         values['mean'] = float(np.mean(list(values.values())))
@@ -105,14 +104,14 @@ def evaluate(workdir) -> dict[str, dict[str, float]]:
 
 
 def table(seeds: list[dict]) -> str:
-    """Markdown: mean over seeds (and range) of each question, for the three things probed."""
-    names = ('pretrained', 'initial', 'pixels')
-    lines = ['| test AUROC | pretrained | initial | raw pixels | gain over initial, each seed |',
-             '|---|---|---|---|---|']
+    """Markdown: mean over seeds (and range) of each question, for the four things probed."""
+    lines = ['| test AUROC | pretrained | initial, calibrated | initial, uncalibrated | '
+             f'{PIXELS} x {PIXELS} pixels | gain over initial, each seed |', '|---|---|---|---|---|---|']
     for question in seeds[0]['pretrained']:
-        values = {name: np.array([seed[name][question] for seed in seeds]) for name in names}
+        values = {name: np.array([seed[name][question] for seed in seeds])
+                  for name in ('pretrained', 'calibrated', 'uncalibrated', 'pixels')}
         cells = [f'{v.mean():.3f} ({v.min():.3f} to {v.max():.3f})' for v in values.values()]
-        gain = ' '.join(f'{x:+.3f}' for x in values['pretrained'] - values['initial'])
+        gain = ' '.join(f'{x:+.3f}' for x in values['pretrained'] - values['calibrated'])
         lines.append(f'| {question} | {" | ".join(cells)} | {gain} |')
     return '\n'.join(lines)
 

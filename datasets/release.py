@@ -159,11 +159,11 @@ class ReleaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                             f'{self.bad[-1]["reason"]}')
 
 
-def progress(items: Iterable, total: int, name: str) -> Iterator:
+def progress(items: Iterable, total: int, name: str, unit: str = 'images') -> Iterator:
     """Shows how far, how fast and for how long yet; a line in half a minute where no one watches.
     """
     watched = sys.stderr.isatty()
-    return iter(tqdm.tqdm(items, desc=name, total=total, unit=' images', smoothing=0.05,
+    return iter(tqdm.tqdm(items, desc=name, total=total, unit=f' {unit}', smoothing=0.05,
                           mininterval=0.2 if watched else 30, ascii=not watched))
 
 

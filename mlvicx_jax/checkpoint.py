@@ -15,6 +15,10 @@ from mlvicx_jax.errors import UserError
 
 log = logging.getLogger('mlvicx_jax')
 
+# Orbax logs, trace by trace from its threads, what it then raises; `Checkpoints` says it in one line.
+logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathname)
+logging.getLogger('asyncio').disabled = True
+
 
 @jax.jit
 def fingerprint(tree) -> jax.Array:

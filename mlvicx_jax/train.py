@@ -142,11 +142,11 @@ def encoder_variables(state) -> dict:
 
 
 def initial_probe(config, workdir, method, state, data, mesh) -> dict[str, float]:
-    """The line to beat: the encoder before training, given its best chance.
+    """The lines to beat: the encoder before training, in both readings of its BatchNorm.
 
-    It is probed as it is, its BatchNorm passing everything through, and with BatchNorm calibrated on
-    training images; `probe/auroc_init` and `knn/auroc_init` are the better of the two, chosen by
-    the very figure that is reported. Read back where the run already has them.
+    `probe/auroc_init` and `knn/auroc_init` are those with BatchNorm calibrated on training images,
+    `..._init_uncalibrated` those of the encoder exactly as it was initialised. Read back where the
+    run already has them.
     """
     if not config.eval_every_steps:
         return {}
@@ -154,14 +154,16 @@ def initial_probe(config, workdir, method, state, data, mesh) -> dict[str, float
         if 'probe/auroc_init' in line:
             return {name: value for name, value in line.items() if name != 'step'}
     say('evaluating the initial encoder ...')
-    found = [frozen.evaluate(method.encoder, variables, data, config, mesh)
-             for variables in frozen.initial_variants(
-                 method.encoder, encoder_variables(state), data.splits['train'],
-                 config.data.image_size, config.batch_size, mesh)]
-    initial = {f'{name}_init': max(tried[name] for tried in found)
-               for name in ('probe/auroc', 'knn/auroc')}
-    say('initial encoder: probe {probe/auroc_init:.3f}, kNN {knn/auroc_init:.3f} '
-        '(mean AUROC)'.format_map(initial))
+    readings = frozen.initial_readings(
+        method.encoder, encoder_variables(state), data.splits['train'], config.data.image_size,
+        config.batch_size, mesh)
+    initial = {}
+    for reading, variables in readings.items():
+        found = frozen.evaluate(method.encoder, variables, data, config, mesh)
+        suffix = 'init' if reading == 'calibrated' else f'init_{reading}'
+        initial |= {f'{name}_{suffix}': found[name] for name in ('probe/auroc', 'knn/auroc')}
+        say(f'initial encoder, BatchNorm {reading}: probe {found["probe/auroc"]:.3f}, '
+            f'kNN {found["knn/auroc"]:.3f} (mean AUROC)')
     return initial
 
 
@@ -180,7 +182,8 @@ def stop_if_not_finite(workdir, step, metrics, image_ids) -> None:
 
 def finish(config, state, metrics, probes, initial, meter, split) -> dict:
     """The final numbers, for results.json: those of the last step, and what they were made on."""
-    keys = ('probe/auroc', 'probe/auroc_init', 'knn/auroc', 'knn/auroc_init')
+    keys = [f'{probe}/auroc{which}' for probe in ('probe', 'knn')
+            for which in ('', '_init', '_init_uncalibrated')]
     speed = meter.images_per_second() or metrics.get('time/images_per_second')
     return {key: (probes | initial).get(key) for key in keys} | probes | {
         name: value for name, value in metrics.items() if name.startswith('train/')} | {

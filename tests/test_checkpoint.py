@@ -196,7 +196,8 @@ CHANGES = {'method.widths': (16, 16, 32), 'model.width': 8, 'data.image_size': 9
 
 
 @pytest.mark.parametrize('field,value', CHANGES.items(), ids=CHANGES.keys())
-def test_a_resume_with_another_config_is_refused_with_the_difference(tmp_path, monkeypatch, field, value):
+def test_a_resume_with_another_config_is_refused_with_the_difference(
+        tmp_path, monkeypatch, field, value):
     begin(tmp_path)
     config = tiny.get_config()
     old = dict(config.items())  # for the message

@@ -37,7 +37,10 @@ def np_terms(z1, z2, inv_reduce, var_reduce):
             'variance': var / 2 if var_reduce == 'mean' else var, 'covariance': cov}
 
 
-@pytest.mark.parametrize('inv_reduce,var_reduce', list(itertools.product(['mean', 'sum'], repeat=2)))
+READINGS = list(itertools.product(['mean', 'sum'], repeat=2))
+
+
+@pytest.mark.parametrize('inv_reduce,var_reduce', READINGS)
 def test_terms_and_total_follow_the_equations(pair, inv_reduce, var_reduce):
     expected = np_terms(*pair, inv_reduce, var_reduce)
     criterion = losses.VICReg(20.0, 30.0, 2.0, inv_reduce=inv_reduce, var_reduce=var_reduce)

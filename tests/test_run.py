@@ -1,4 +1,4 @@
-"""main.py from end to end: what a run leaves, on two processes, killed and stopped and continued."""
+"""main.py from end to end: what a run leaves, on two processes, killed, stopped and continued."""
 
 import ast
 import itertools
@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -66,7 +67,7 @@ def finish(processes, codes):
     try:
         said = [process.communicate(timeout=300)[0] for process in processes]
         found = [process.returncode for process in processes]
-        assert found == codes, '\n'.join(text[-3000:] for text in said)
+        assert found == codes, '\n'.join(text[-5000:] for text in said)
         return said
     finally:
         for process in processes:
@@ -152,22 +153,33 @@ def test_a_run_leaves_its_config_curves_and_results(straight):
     assert at == {'probe/auroc': 12, 'knn/auroc': 12, 'probe/auroc_init': 0, 'knn/auroc_init': 0}
     assert list(workdir.glob('events.out.tfevents.*'))[0].stat().st_size > 1000
     assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == ['12', '6']
-    for part in ('4 x cpu', 'encoder/conv1/kernel', 'sha256', 'step 12/12', 'left'):
+    for part in ('4 x CPU', 'encoder/conv1/kernel', 'sha256', 'step 12/12', 'left'):
         assert part in said
 
 
-def test_two_processes_of_two_devices_are_one_of_four(straight, tmp_path, data_dir):
+def run_two(workdir, data_dir):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         address = f'127.0.0.1:{free.getsockname()[1]}'
-    processes = [start(tmp_path, data_dir, f'--coordinator={address}', '--num_processes=2',
-                       f'--process_id={i}', JAX_NUM_CPU_DEVICES='2') for i in range(2)]
-    said = finish(processes, [0, 0])
-    assert re.search(r'devices +4 x cpu.*2 process', said[0]) and 'step 12/12' not in said[1]
-    tiny.assert_close(restore(tmp_path, 6), restore(straight[0], 6), 1e-4)
+    return [start(workdir, data_dir, f'--coordinator={address}', '--num_processes=2',
+                  f'--process_id={i}', JAX_NUM_CPU_DEVICES='2') for i in range(2)]
+
+
+def test_two_processes_of_two_devices_are_one_of_four(straight, tmp_path, data_dir):
+    try:
+        said = finish(run_two(tmp_path / 'run', data_dir), [0, 0])
+    except AssertionError as error:
+        # Each compiles for itself, and gloo waits 30 s for the other: too short on a machine with
+        # much else to do. What was compiled is in the cache by now.
+        if 'Gloo context initialization failed' not in str(error):
+            raise
+        shutil.rmtree(tmp_path / 'run')
+        said = finish(run_two(tmp_path / 'run', data_dir), [0, 0])
+    assert re.search(r'devices +4 x CPU.*2 process', said[0]) and 'step 12/12' not in said[1]
+    tiny.assert_close(restore(tmp_path / 'run', 6), restore(straight[0], 6), 1e-4)
     # One process writes, and once.
-    assert [line['step'] for line in read_log(tmp_path) if line['step']] == list(range(1, 13))
-    assert len(list(tmp_path.glob('events.out.tfevents.*'))) == 1
+    assert [line['step'] for line in read_log(tmp_path / 'run') if line['step']] == list(range(1, 13))
+    assert len(list(tmp_path.glob('run/events.out.tfevents.*'))) == 1
 
 
 def test_killed_and_continued_is_straight_bit_for_bit(straight, interrupted):

@@ -59,12 +59,20 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RadiographSet:
-    """`splits` has train, validation and test; `size` is the side of the stored images in pixels.
+    """A prepared set.
+
+    Attributes:
+        splits: train, validation and test.
+        size: the side of the stored images in pixels.
+        metadata: what the builder keeps of the release: its notes, the hashes of NIH's lists.
+        folder: where the records lie.
     """
     name: str
     label_names: tuple[str, ...]
     splits: dict[str, Split]
     size: int
+    metadata: Mapping[str, Any]
+    folder: pathlib.Path
 
 
 def open_dataset(name: str, data_dir: str | os.PathLike,
@@ -79,26 +87,34 @@ def open_dataset(name: str, data_dir: str | os.PathLike,
     Raises:
         UserError: see `prepare.prepare`; a patient or an image in two splits; an empty split.
     """
-    if not 0 < validation_fraction < 1:
-        raise UserError(f'validation_fraction is {validation_fraction}, expected above 0 and '
-                        'below 1')
+    _check_fraction(validation_fraction)  # before hours of preparing
     builder = prepare(name, data_dir, manual_dir, options)
-    features = builder.info.features
+    data = open_folder(builder.data_path, validation_fraction, split_seed)
+    _check(name, data.splits)
+    return data
+
+
+def open_folder(folder: str | os.PathLike, validation_fraction: float = 0.1,
+                split_seed: int = 0) -> RadiographSet:
+    """Opens the folder of a prepared set with its splits as they are: leaks are not refused here.
+    """
+    _check_fraction(validation_fraction)
+    # A reader of the folder alone: unlike a set's own builder, it can be sent to worker processes.
+    reader = tfds.builder_from_directory(folder)
+    features, metadata = reader.info.features, dict(reader.info.metadata)
     decoders = {key: tfds.decode.SkipDecoding() for key, feature in features.items()
                 if isinstance(feature, tfds.features.Image)}
-    # A reader of the folder alone: unlike the builder, it can be sent to worker processes.
-    reader = tfds.builder_from_directory(builder.data_path)
     train_val, test = (
-        _open_split(builder, split, reader.as_data_source(split, decoders=decoders))
+        _open_split(reader, split, reader.as_data_source(split, decoders=decoders))
         for split in ('train_val', 'test'))
     is_validation = _draw_patients(train_val.patient_ids, validation_fraction, split_seed)
     splits = {
         'train': train_val.take(~is_validation, 'train'),
         'validation': train_val.take(is_validation, 'validation'),
         'test': test}
-    _check(name, splits)
-    return RadiographSet(name=name, label_names=tuple(builder.info.metadata['labels']),
-                         splits=splits, size=features['image'].shape[0])
+    return RadiographSet(name=reader.name, label_names=tuple(metadata['labels']), splits=splits,
+                         size=features['image'].shape[0], metadata=metadata,
+                         folder=pathlib.Path(folder))
 
 
 def _open_split(builder: tfds.core.DatasetBuilder, name: str, source: Sequence) -> Split:
@@ -157,6 +173,12 @@ def _draw_patients(patient_ids: np.ndarray, fraction: float, seed: int) -> np.nd
 
     patients = sorted(set(patient_ids.tolist()), key=rank)
     return np.isin(patient_ids, patients[:round(fraction * len(patients))])
+
+
+def _check_fraction(validation_fraction: float) -> None:
+    if not 0 < validation_fraction < 1:
+        raise UserError(f'validation_fraction is {validation_fraction}, expected above 0 and '
+                        'below 1')
 
 
 def _check(name: str, splits: dict[str, Split]) -> None:

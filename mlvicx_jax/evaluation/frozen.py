@@ -42,13 +42,14 @@ def extract(encoder, variables, split, image_size: int, batch_size: int, mesh) -
     return features
 
 
-def initial_variants(encoder, variables, split, image_size: int, batch_size: int, mesh,
-                     batches: int = 16) -> tuple[dict, dict]:
-    """An untrained encoder in two readings: as it is, and with its BatchNorm calibrated.
+def initial_readings(encoder, variables, split, image_size: int, batch_size: int, mesh,
+                     batches: int = 16) -> dict[str, dict]:
+    """An untrained encoder's variables, `calibrated` and `uncalibrated`.
 
     Calibrated running statistics are the mean over `batches` batches of un-augmented training images
-    of what each layer sees in training mode. Neither reading is always the better one: the first
-    is close to a linear map of the image, the second as non-linear as the trained encoder.
+    of what each layer sees in training mode; uncalibrated ones are the initial 0 and 1, with which
+    BatchNorm passes everything through. Neither is always the better reading: the second is close
+    to a linear map of the image, the first as non-linear as the trained encoder.
     """
     encoder = encoder.clone(axis_name=None, momentum=0.0)  # 0: keep the last batch's alone
 
@@ -68,7 +69,7 @@ def initial_variants(encoder, variables, split, image_size: int, batch_size: int
         total = new if total is None else jax.tree.map(jnp.add, total, new)
     stream.close()
     calibrated = variables | {'batch_stats': jax.tree.map(lambda x: x / batches, total)}
-    return variables, calibrated
+    return {'calibrated': calibrated, 'uncalibrated': variables}
 
 
 def subset(split, most: int):
