@@ -25,6 +25,7 @@ def announce(config, workdir, mesh, method, state, data, total_steps) -> None:
             f'{name} {len(s)} images of {len(set(s.patient_ids.tolist()))} patients'
             for name, s in data.splits.items()),
         'train split': f'sha256 {split.hash[:16]} (image ids)',
+        **{f'note {i}': note for i, note in enumerate(data.metadata.get('notes', ()), 1)},
         'steps': f'{total_steps} of {config.batch_size} images = {epochs:.1f} epochs',
         'workdir': str(workdir),
     }

@@ -116,7 +116,7 @@ def train(config, workdir) -> int:
             probes = evaluate() if config.eval_every_steps else {}
             if jax.process_index() == 0:
                 newest = [line for line in read_metrics(workdir) if 'train/loss' in line][-1]
-                write_json(results, finish(config, state, newest, probes, initial, meter, split))
+                write_json(results, finish(config, state, newest, probes, initial, meter, data))
     say(f'finished at step {total_steps}; results in {results}')
     return 0
 
@@ -180,7 +180,7 @@ def stop_if_not_finite(workdir, step, metrics, image_ids) -> None:
             'the same command: it goes on from the last checkpoint')
 
 
-def finish(config, state, metrics, probes, initial, meter, split) -> dict:
+def finish(config, state, metrics, probes, initial, meter, data) -> dict:
     """The final numbers, for results.json: those of the last step, and what they were made on."""
     keys = [f'{probe}/auroc{which}' for probe in ('probe', 'knn')
             for which in ('', '_init', '_init_uncalibrated')]
@@ -188,7 +188,8 @@ def finish(config, state, metrics, probes, initial, meter, split) -> dict:
     return {key: (probes | initial).get(key) for key in keys} | probes | {
         name: value for name, value in metrics.items() if name.startswith('train/')} | {
         'step': int(state.step), 'images_per_second': speed,
-        'eval/split': config.eval.split, 'data/train_hash': split.hash,
+        'eval/split': config.eval.split, 'data/eval_hash': data.splits[config.eval.split].hash,
+        'data/train_hash': data.splits['train'].hash,
         'device': parallel.device_name(), 'version': __version__}
 
 

@@ -19,8 +19,8 @@ from nih_release import write_release
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # jax takes seconds to import and to tear down, so one process imports it, commands that end before
-# anything is compiled run in a fork of it, and the fork ends without the interpreter's own clearing.
-# XLA may hang in a fork: what compiles is a process of its own.
+# anything is compiled run in a fork of it, and the fork skips the interpreter's own clearing. XLA
+# may hang in a fork: what compiles is a process of its own.
 SERVER = '''
 import atexit, json, os, runpy, sys, traceback
 import mlvicx_jax.preview, mlvicx_jax.train
@@ -82,9 +82,6 @@ def refused(run):
         assert code not in (0, 75) and 'Traceback' not in out + err, (code, out, err)
         assert lines and lines[-1].startswith('error: '), err
         assert sum(line.startswith('error: ') for line in lines) == 1, err
-        if os.environ.get('BI_PRINT'):
-            open(os.environ['BI_PRINT'], 'a').write(
-                os.environ['PYTEST_CURRENT_TEST'] + '\n    ' + '\n    '.join(lines) + '\n')
         return lines[-1]
     return refused
 
@@ -108,16 +105,20 @@ COMMANDS = {
     'unknown field below': ([*TINY, '--config.optim.learning_rat=1'],
                             ['config.optim.learning_rat', 'mean learning_rate?']),
     'a field is no section': ([*TINY, '--config.seed.x=1'], ['--config.seed.x=1', 'no such field']),
-    'unknown key of the method': ([*TINY, '--config.method.alpa=1'], ['config.method.alpa', 'mean alpha?']),
-    'text for a number': ([*TINY, '--config.batch_size=abc'], ['config.batch_size', "'abc'", 'int']),
+    'unknown key of the method': ([*TINY, '--config.method.alpa=1'],
+                                  ['config.method.alpa', 'mean alpha?']),
+    'text for a number': ([*TINY, '--config.batch_size=abc'],
+                          ['config.batch_size', "'abc'", 'int']),
     'a number for a section': ([*TINY, '--config.model=3'], ['config.model=3', 'dict']),
-    'text for a list': ([*TINY, '--config.method.widths=(a,b)'], ['config.method', 'widths', 'a,b']),
+    'text for a list': ([*TINY, '--config.method.widths=(a,b)'],
+                        ['config.method', 'widths', 'a,b']),
     'a word for a number flag': ([*TINY, '--process_id=a'], ['process_id', "'a'"]),
     'a process without the others': ([*TINY, '--num_processes=2'], ['--coordinator']),
     'unknown method': ([*TINY, '--config.method.name=vicreg2'], ["'vicreg2'", 'mlvicx']),
     'unknown data set': ([*TINY, '--config.data.name=chexpert5'], ["'chexpert5'", 'phantom_cxr']),
     'unknown type': ([*TINY, '--config.dtype=float8'], ['config.dtype', "'float8'", 'bfloat16']),
-    'unknown split': ([*TINY, '--config.eval.split=train'], ['config.eval.split', "'train'", 'test']),
+    'unknown split': ([*TINY, '--config.eval.split=train'],
+                      ['config.eval.split', "'train'", 'test']),
     'unknown reading': ([*TINY, '--config.method.var_reduce=max'], ['config.method', "'max'"]),
     'unknown aggregation': ([*TINY, '--config.method.aggregation=mean'],
                             ['config.method', "'mean'", 'concat']),

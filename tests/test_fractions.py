@@ -53,7 +53,7 @@ def test_nested_shares_lie_in_each_other_and_others_do_not(kind):
 def test_draw_depends_on_seed_and_ids_alone(kind):
     base = fraction(SPLIT, 0.1, 3, **kind)
     assert fraction(SPLIT, 0.1, 4, **kind).hash != base.hash
-    if not kind['stratified']:  # strata follow the counts, which a shuffle keeps, too; but no ties
+    if not kind['stratified']:  # ties within the strata go by the order of the units, which is the seed's
         shuffled = SPLIT.take(np.random.default_rng(1).permutation(2000))
         assert fraction(shuffled, 0.1, 3, **kind).hash == base.hash
 

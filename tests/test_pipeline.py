@@ -81,6 +81,21 @@ def test_hosts_share_one_global_batch(data):
         _assert_same(alone, joined)
 
 
+@pytest.mark.parametrize('count', [1, 2, 4])
+def test_hosts_together_deliver_every_image_once_an_epoch(data, count):
+    """Training: each epoch of 12; evaluation: a split of 11, filled up to whole batches."""
+    split, size = data.splits['train'], 4
+    hosts = [_take(split, 9, size, process_index=h, process_count=count) for h in range(count)]
+    assert all(len(b['record']) == size // count for batches in hosts for b in batches)
+    order = np.concatenate([b['record'] for step in zip(*hosts) for b in step])
+    for epoch in order.reshape(3, 12):
+        assert sorted(split.image_ids[epoch]) == sorted(split.image_ids)
+    odd = split.take(np.arange(11))
+    seen = [odd.image_ids[r] for h in range(count)
+            for b in pipeline.eval_batches(odd, size, h, count) for r in b['record'][b['mask']]]
+    assert sorted(seen) == sorted(odd.image_ids)
+
+
 def test_resuming_equals_skipping(data):
     for hosts in ({}, {'process_index': 1, 'process_count': 2}):
         whole = _take(data.splits['train'], 9, 8, **hosts)
