@@ -40,7 +40,7 @@ def draw(path: str, runs: dict[str, str]) -> None:
         panel.set_title(title, fontsize=10)
         panel.set_xlabel('step')
         panel.grid(alpha=0.3)
-    panels[-1].set_title('probe, mean AUROC\n(initial encoder: dotted, uncalibrated: dashed)', fontsize=10)
+    panels[-1].set_title('probe, mean AUROC\n(initial: dotted, uncalibrated: dashed)', fontsize=10)
     panels[0].legend(fontsize=8)
     figure.savefig(path)
 

@@ -53,18 +53,17 @@ def test_nested_shares_lie_in_each_other_and_others_do_not(kind):
 def test_draw_depends_on_seed_and_ids_alone(kind):
     base = fraction(SPLIT, 0.1, 3, **kind)
     assert fraction(SPLIT, 0.1, 4, **kind).hash != base.hash
-    if not kind['stratified']:  # ties within the strata go by the order of the units, which is the seed's
-        shuffled = SPLIT.take(np.random.default_rng(1).permutation(2000))
-        assert fraction(shuffled, 0.1, 3, **kind).hash == base.hash
+    shuffled = SPLIT.take(np.random.default_rng(1).permutation(2000))
+    assert fraction(shuffled, 0.1, 3, **kind).hash == base.hash
 
 
 def test_images_are_drawn_evenly():
-    """Of 60 seeds each image is drawn about 6 times, and patients in proportion to their images."""
+    """Of 30 seeds each image is drawn as often as 30 fair draws would."""
     counts = np.zeros(2000)
-    for seed in range(60):
+    for seed in range(30):
         counts[fraction(SPLIT, 0.1, seed).records] += 1
-    assert abs(counts.mean() - 6) < 1e-9 and counts.max() < 20
-    assert abs(counts.var() - 60 * 0.1 * 0.9) < 0.6
+    assert abs(counts.mean() - 3) < 1e-9 and counts.max() < 13
+    assert abs(counts.var() - 30 * 0.1 * 0.9) < 0.4  # its standard error is 0.09
 
 
 def test_by_patient_takes_whole_patients_but_for_one():
@@ -80,7 +79,7 @@ def test_strata_keep_their_proportions(share):
     strata = np.array(fractions._rarest(SPLIT.labels))
     kinds, sizes = np.unique(strata, return_counts=True)
     assert kinds.tolist() == [-1, 0, 1, 2]
-    for seed in range(5):
+    for seed in range(2):
         part = fraction(SPLIT, share, seed, stratified=True)
         for kind, size in zip(kinds, sizes):
             found = (strata[part.records] == kind).sum()

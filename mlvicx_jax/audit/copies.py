@@ -11,7 +11,8 @@ Chests look alike, so a short hash of one is near the hashes of strangers. Three
 
 Measured on 999 films of ChestX-ray14 at 256 pixels, copies being JPEGs of quality 70 and crops of
 5 pixels at one, two or all sides, recompressed or not: candidates above 0.72 for all of them, and
-2e-5 of the pairs of different films; texture of a copy above 0.96, of a different film at most 0.77.
+5e-5 of the pairs of different films; texture of an aligned copy above 0.96, of a different film at
+most 0.77.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +74,7 @@ def find_copies(count: int, read: Callable[[int], np.ndarray]) -> list[Copy]:
 
 def fingerprint(image: np.ndarray) -> tuple[bytes, np.ndarray]:
     """The hash of the pixels, and low frequencies float32 [143] of length 1 without the mean."""
-    digest = hashlib.blake2b(image.tobytes(), digest_size=16, key=str(image.shape).encode()).digest()
+    digest = hashlib.sha256(f'{image.shape}'.encode() + image.tobytes()).digest()
     small = radiograph.resize(image, 64).astype(np.float32)
     spectrum = cv2.dct(small)[:_FREQUENCIES, :_FREQUENCIES].ravel()[1:]
     return digest, spectrum / max(np.linalg.norm(spectrum), 1e-6)

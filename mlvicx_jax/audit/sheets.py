@@ -15,7 +15,7 @@ from mlvicx_jax.audit.report import read_film
 from mlvicx_jax.data.source import RadiographSet, Split
 
 COLUMNS, ROWS = 6, 4
-_TILE, _CAPTION = 256, 56  # pixels: side of a film, height of the text under it
+_TILE, _GAP, _CAPTION = 256, 4, 56  # pixels: a film's side, between films, the text under one
 
 
 def write_sheets(data: RadiographSet, folder: pathlib.Path, seed: int = 0) -> list[pathlib.Path]:
@@ -45,15 +45,15 @@ def write_sheets(data: RadiographSet, folder: pathlib.Path, seed: int = 0) -> li
 
 def _draw(split: Split, chosen: np.ndarray, label_names: tuple[str, ...], box_names: list[str],
           label: str | None, title: str) -> Figure:
-    rows, height = -(-len(chosen) // COLUMNS), _TILE + _CAPTION
-    sheet = np.full((rows * height, COLUMNS * _TILE, 3), 255, np.uint8)
-    figure = Figure(figsize=(COLUMNS * _TILE / 100, (rows * height + 30) / 100), dpi=100)
+    rows, height, width = -(-len(chosen) // COLUMNS), _TILE + _CAPTION, _TILE + _GAP
+    sheet = np.full((rows * height, COLUMNS * width, 3), 255, np.uint8)
+    figure = Figure(figsize=(COLUMNS * width / 100, (rows * height + 30) / 100), dpi=100)
     FigureCanvasAgg(figure)
     axes = figure.add_axes([0, 0, 1, rows * height / (rows * height + 30)])
     axes.axis('off')
     figure.text(0.004, 0.995, title, va='top', fontsize=12)
     for k, i in enumerate(chosen):
-        top, left = k // COLUMNS * height, k % COLUMNS * _TILE
+        top, left = k // COLUMNS * height, k % COLUMNS * width
         example = split.source[split.records[i]]
         tile = cv2.cvtColor(radiograph.resize(read_film(split, i), _TILE), cv2.COLOR_GRAY2RGB)
         if 'mask' in example:
@@ -65,8 +65,9 @@ def _draw(split: Split, chosen: np.ndarray, label_names: tuple[str, ...], box_na
             axes.add_patch(Rectangle(
                 (left + xmin * _TILE, top + ymin * _TILE), (xmax - xmin) * _TILE,
                 (ymax - ymin) * _TILE, fill=False, edgecolor=colour, linewidth=1))
-            axes.text(left + xmin * _TILE + 2, top + ymin * _TILE + 2, box_names[number],
-                      color=colour, fontsize=6, va='top')
+            axes.text(left + xmin * _TILE, top + ymin * _TILE - 2, box_names[number],
+                      color=colour, fontsize=6, va='bottom',
+                      bbox={'facecolor': 'black', 'alpha': 0.6, 'linewidth': 0, 'pad': 0.8})
         said = [name for name, on in zip(label_names, split.labels[i]) if on]
         age = f' {split.age[i]} y' if split.age[i] >= 0 else ''
         axes.text(left + 3, top + _TILE + 4, '\n'.join((

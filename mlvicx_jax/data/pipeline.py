@@ -45,7 +45,9 @@ def train_batches(split: Split, batch_size: int, seed: int, start_step: int = 0,
         raise UserError(f'batch_size is {batch_size}, more than the {len(split)} images of '
                         f'{split.name}; lower it')
     stream = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat()
-    stream = stream.map(_Read(split)).batch(local)[process_index::process_count][start_step:]
+    # An endless list has no remainder; without the flag, grain overflows where `local` is 1.
+    stream = stream.map(_Read(split)).batch(local, drop_remainder=True)
+    stream = stream[process_index::process_count][start_step:]
     return _start(stream, num_threads, num_workers, prefetch)
 
 
