@@ -71,14 +71,14 @@ def test_lars_is_vicregs_over_warm_up_and_cosine(problem):
         theirs = run(optax.lars(schedule, DECAY, optim.matrices_only, trust_coefficient=ETA,
                                 trust_ratio_mask=optim.matrices_only, momentum=0.9),
                      params, gradients)
-    for name, w in expected.items():
-        np.testing.assert_allclose(ours[name], w, rtol=1e-10, atol=1e-12, err_msg=name)
+    for name, w in expected.items():  # optax keeps the schedule in float32
+        np.testing.assert_allclose(ours[name], w, rtol=1e-6, atol=1e-9, err_msg=name)
         # the comparison can fail: the rate inside the momentum is another optimiser
         assert np.abs(theirs[name] - w).max() > 1e-3 * np.abs(w - params[name]).max(), name
 
 
 def test_biases_and_scales_get_neither_decay_nor_adaptation(problem):
-    params, _ = problem
+    params = jax.tree.map(np.float32, problem[0])
     zeros = jax.tree.map(np.zeros_like, params)
     moved = run(optim.lars(0.1, weight_decay=0.5), params, [zeros])
     assert {name for name in params if not np.array_equal(moved[name], params[name])} == {
@@ -91,7 +91,7 @@ def test_biases_and_scales_get_neither_decay_nor_adaptation(problem):
 
 @pytest.mark.parametrize('name', ['adamw', 'sgd'])
 def test_other_optimisers_decay_matrices_alone(problem, name):
-    params, _ = problem
+    params = jax.tree.map(np.float32, problem[0])
     optimizer = optim.create(config(name=name), optax.constant_schedule(0.1))
     moved = run(optimizer, params, [jax.tree.map(np.zeros_like, params)])
     assert {name for name in params if not np.array_equal(moved[name], params[name])} == {
