@@ -61,7 +61,7 @@ def make_train_step(method, optimizer: optax.GradientTransformation, mesh, seed:
         state = state.replace(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state,
             method_state=method.update(method_state, params, out, progress))
-        metrics = {'loss': loss, 'gradient_norm': optax.global_norm(gradient), **terms}
+        metrics = {'loss': loss, 'gradient_norm': optax.tree.norm(gradient), **terms}
         return state, metrics, out
 
     return train_step

@@ -1,21 +1,36 @@
 """The training step computes the same on one device and on four, augmentation included."""
 
 import dataclasses
-import itertools
+import os
+import socket
+import subprocess
+import sys
 
 import jax
 from jax.sharding import AxisType, PartitionSpec as P
 import numpy as np
 import pytest
 
+from conftest import ROOT
 import tiny
 from mlvicx_jax import methods, optim, parallel, state as states
-from mlvicx_jax.data import pipeline
-from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.step import example_keys, make_train_step
 
-STEPS = 6
+# One of two processes with two devices each; the first writes every leaf of the last state.
+PROCESS = '''
+import sys
+import jax
+import numpy as np
+import tiny
+from mlvicx_jax import parallel
+
+address, process, data_dir, path = sys.argv[1:]
+parallel.start(address, 2, int(process))
+_, state, metrics, _ = tiny.train_in_double('', data_dir, jax.devices())
+if process == '0':
+    np.savez(path, loss=metrics['loss'], **tiny.leaves(state))
+'''
 
 
 def mesh_of(count):
@@ -24,42 +39,25 @@ def mesh_of(count):
 
 
 @pytest.fixture(scope='module')
-def split(data_dir):
-    config = tiny.get_config()
-    options = {'size': config.data.stored_size, **config.data.options}
-    return open_dataset(config.data.name, data_dir, None, options).splits['train']
+def four_devices(data_dir):
+    """argument -> what six steps on four devices gave, in double precision; computed once."""
+    known = {}
 
+    def run(argument):
+        if argument not in known:
+            with jax.enable_x64(True):
+                known[argument] = tiny.train_in_double(argument, data_dir, jax.devices()[:4])
+        return known[argument]
 
-def parts(argument, split):
-    config = tiny.get_config(argument)
-    method = methods.create(config)
-    rate = optim.schedule(config.optim, config.batch_size, len(split) // config.batch_size,
-                          config.total_steps)
-    return config, method, optim.create(config.optim, rate)
-
-
-def train(argument, split, devices):
-    """The states before and after `STEPS` steps, and the last step's metrics and embeddings."""
-    config, method, optimizer = parts(argument, split)
-    mesh = mesh_of(devices)
-    step = make_train_step(method, optimizer, mesh, config.seed, config.total_steps)
-    # One compiled initialisation serves every number of devices.
-    state = states.create(method, optimizer, config.seed, parallel.replicated(mesh_of(4)))
-    first = jax.device_get(state)
-    state = jax.device_put(first, parallel.replicated(mesh))
-    stream = pipeline.train_batches(split, config.batch_size, config.seed)
-    for batch in itertools.islice(stream, STEPS):
-        arrays = parallel.to_global({name: batch[name] for name in ('image', 'labels')}, mesh)
-        state, metrics, out = step(state, arrays)
-    stream.close()
-    return first, jax.device_get(state), jax.device_get(metrics), jax.device_get(out)
+    return run
 
 
 @pytest.mark.parametrize('argument', ['', 'released'], ids=['concat', 'sum, last_norm'])
-def test_one_device_is_four(argument, split):
-    _, one, metrics_1, out_1 = train(argument, split, 1)
-    first, four, metrics_4, out_4 = train(argument, split, 4)
-    assert one.step == four.step == STEPS
+def test_one_device_is_four(argument, four_devices, data_dir):
+    with jax.enable_x64(True):
+        _, one, metrics_1, out_1 = tiny.train_in_double(argument, data_dir, jax.devices()[:1])
+    first, four, metrics_4, out_4 = four_devices(argument)
+    assert one.step == four.step == 6
     tiny.assert_close(four, one, 1e-4)
     for name, value in metrics_1.items():
         np.testing.assert_allclose(metrics_4[name], value, rtol=1e-4, err_msg=name)
@@ -72,9 +70,35 @@ def test_one_device_is_four(argument, split):
     assert not [path for path in still if 'bias' not in path], still
 
 
-def test_batch_statistics_of_one_device_alone_are_refused(split):
-    config, method, optimizer = parts('', split)
+def test_two_processes_of_two_devices_are_one_of_four(four_devices, data_dir, tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        address = f'127.0.0.1:{free.getsockname()[1]}'
+    environment = os.environ | {'JAX_NUM_CPU_DEVICES': '2', 'JAX_ENABLE_X64': '1',
+                                'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'}
+    processes = [subprocess.Popen(
+        [sys.executable, '-c', PROCESS, address, str(i), data_dir, tmp_path / 'state.npz'],
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for i in range(2)]
+    try:
+        said = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes] == [0, 0], said
+    _, four, metrics, _ = four_devices('')
+    with np.load(tmp_path / 'state.npz') as found:
+        np.testing.assert_allclose(found['loss'], metrics['loss'], rtol=1e-4)
+        expected = tiny.leaves(four)
+        tiny.assert_close({path: found[path] for path in expected}, expected, 1e-4)
+
+
+def test_batch_statistics_of_one_device_alone_are_refused():
+    config = tiny.get_config()
+    method = methods.create(config)
     method = dataclasses.replace(method, encoder=method.encoder.clone(axis_name=None))
+    optimizer = optim.create(config.optim, optim.schedule(config.optim, 16, 2, 12))
     step = make_train_step(method, optimizer, mesh_of(4), config.seed, config.total_steps)
     state = jax.eval_shape(
         lambda: states.create(method, optimizer, 0, parallel.replicated(mesh_of(4))))
