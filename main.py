@@ -24,7 +24,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.
 
 def main(_):
     config.check(_CONFIG.value)
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches at INFO
+    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS report their every step
     # Imported here: worker processes of the data pipeline import this file again and need none.
     from mlvicx_jax import parallel, preview, train
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
