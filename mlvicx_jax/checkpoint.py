@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,18 @@ log = logging.getLogger('mlvicx_jax')
 # Orbax logs, trace by trace from its threads, what it then raises; `Checkpoints` says it in one line.
 logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathname)
 logging.getLogger('asyncio').disabled = True
+
+
+def _without_closed_loops(found, show=sys.unraisablehook):
+    """The hook for errors in foreign threads, blind to one that says nothing.
+
+    A save that failed closes its event loop; TensorStore's threads then still report to it.
+    """
+    if str(found.exc_value) != 'Event loop is closed':
+        show(found)
+
+
+sys.unraisablehook = _without_closed_loops
 
 
 @jax.jit

@@ -36,6 +36,8 @@ def full_width(workdir, data_dir, context):
     config = tiny.get_config()
     config.total_steps, config.data.data_dir = 3, str(data_dir)
     config.model.update(width=64, context=context)
+    if not context:  # running statistics of the last batch, to which many steps would have come
+        config.model.momentum = 0.0
     config.optim.update(name='adamw', learning_rate=3e-3, scale_with_batch=False)
     assert train.train(config, workdir) == 0
     return workdir
