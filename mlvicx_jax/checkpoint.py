@@ -119,10 +119,7 @@ class Checkpoints:
         return None
 
     def _read(self, step, abstract):
-        read = self._manager.restore(step, args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()))
-        if (found := int(fingerprint(read.state))) != read.about['fingerprint']:
-            raise ValueError(f'fingerprint {found}, expected {read.about["fingerprint"]}')
+        read = _read_proved(self._manager, step, abstract)
         if read.about['data_hash'] != self.data_hash:
             raise UserError(
                 f'checkpoint {self.directory / str(step)} was trained on images with hash '
@@ -159,6 +156,15 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _read_proved(manager: ocp.CheckpointManager, step: int, abstract):
+    """`state` and `about` of a checkpoint; raises if the state is not the one that was saved."""
+    read = manager.restore(step, args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()))
+    if (found := int(fingerprint(read.state))) != read.about['fingerprint']:
+        raise ValueError(f'fingerprint {found}, expected {read.about["fingerprint"]}')
+    return read
 
 
 def _first_line(error: Exception) -> str:
@@ -206,11 +212,7 @@ def restore_state(workdir, like, step: int | None = None) -> tuple:
     try:
         with ocp.CheckpointManager(
                 folder.parent, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-            read = manager.restore(int(folder.name), args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()))
-        found, expected = int(fingerprint(read.state)), read.about['fingerprint']
-        if found != expected:
-            raise ValueError(f'fingerprint {found}, expected {expected}')
+            read = _read_proved(manager, int(folder.name), abstract)
         return read.state, read.about['data_hash']
     except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
         raise UserError(f'checkpoint {folder} is damaged, or not what config.json beside it '
