@@ -26,7 +26,7 @@ def get_config():
     config.data.prefetch = 4  # batches
 
     # ResNet-18 with context bottlenecks.
-    config.model = ConfigDict(dict(width=64, context=True, reduction=2))
+    config.model = ConfigDict(dict(width=64, context=True, reduction=2, zero_init_residual=False))
     # Initial encoder: '' for random weights, or a file, an exported folder, the workdir of a run.
     config.init = ''
 
@@ -42,7 +42,9 @@ def get_config():
     # LARS in VICReg's order (arXiv:2105.04906, main_vicreg.py).
     config.optim = ConfigDict(dict(
         name='lars', learning_rate=0.2, scale_with_batch=True, weight_decay=1e-6,
-        warmup_epochs=2.0, final_factor=0.001))
+        warmup_epochs=2.0, final_factor=0.001,
+        vector_factor=1.0,  # learning rate of biases and BatchNorm over that of matrices
+        constant=()))  # parts of the network whose rate stays at its peak after the warm-up
 
     config.log_every_steps = 50
     config.eval_every_steps = 5000  # probes of the frozen encoder; 0 = never

@@ -1,29 +1,38 @@
-"""MLVICX in small on the embedded phantom: minutes on two CPU cores, no download.
+"""A method in small on the embedded phantom: minutes on two CPU cores, no download.
 
-  python main.py --config=configs/quickstart.py
+  python main.py --config=configs/quickstart.py           MLVICX
+  python main.py --config=configs/quickstart.py:byol      or any other recipe of this folder
+
+One budget, encoder, optimiser and crop for all methods; the objective, its heads (narrower) and its
+other augmentations are the method's own.
 """
 
-from ml_collections import ConfigDict
+import importlib
 
-from configs import base
+# What is smaller here than in the method's own recipe.
+METHOD = {
+    'mlvicx': dict(widths=(512, 512, 512), var_reduce='mean'),
+    'vicreg': dict(widths=(512, 512, 512)),
+}
 
 
-def get_config():
-    config = base.get_config()
+def get_config(method='mlvicx'):
+    """`method`: the name of a recipe."""
+    if method not in METHOD:
+        raise ValueError(f'configs/quickstart.py:{method}: expected one of {", ".join(METHOD)}')
+    config = importlib.import_module(f'configs.{method}').get_config()
+    config.method.update(METHOD[method])
     config.batch_size = 64
     config.total_steps = 600
-    config.data.options = ConfigDict(dict(patients=800))
+    config.data.name = 'phantom_cxr'
+    config.data.options.patients = 800
     config.data.stored_size = 128
     config.data.image_size = 96
     config.model.width = 16
-    config.method = ConfigDict(dict(
-        name='mlvicx', loss_heads='both', aggregation='concat', widths=(512, 512, 512),
-        last_norm=False, multi_level_weight=1.0, alpha=25.0, beta=25.0, gamma=1.0,
-        inv_reduce='mean', var_reduce='mean'))
-    for view in (config.views.first, config.views.second):
-        view.area = (0.3, 1.0)
+    for view in ('first', 'second'):
+        config.views[view].update(area=(0.3, 1.0), rotation=0.0)
     config.optim.update(name='adamw', learning_rate=2e-3, scale_with_batch=False,
-                        weight_decay=1e-4, warmup_epochs=1.0)
+                        weight_decay=1e-4, warmup_epochs=1.0, final_factor=0.001)
     config.log_every_steps = 20
     config.eval_every_steps = 150
     config.eval.split = 'test'

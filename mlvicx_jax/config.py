@@ -18,7 +18,7 @@ _RULES = (
     ('total_epochs log_every_steps checkpoint.keep_last eval.batch_size data.prefetch '
      'model.width model.reduction', lambda v: v >= 1, '1 or more'),
     ('data.stored_size data.image_size', lambda v: v >= 16, '16 pixels or more'),
-    ('optim.learning_rate optim.weight_decay optim.warmup_epochs',
+    ('optim.learning_rate optim.weight_decay optim.warmup_epochs optim.vector_factor',
      lambda v: 0 <= v < math.inf, 'a finite number, 0 or more'),
     ('optim.final_factor', lambda v: 0 <= v <= 1, 'a number from 0 to 1'),
     ('eval.split', lambda v: v in ('validation', 'test'), 'validation or test'),

@@ -5,6 +5,8 @@ import optax
 
 from mlvicx_jax.errors import UserError
 
+TRUST = 0.001  # of LARS, in SimCLR, BYOL, Barlow Twins and VICReg alike
+
 
 def matrices_only(params):
     """Mask of the leaves with more than one dimension.
@@ -14,22 +16,8 @@ def matrices_only(params):
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def lars(learning_rate, weight_decay: float, momentum: float = 0.9,
-         trust_coefficient: float = 0.001) -> optax.GradientTransformation:
-    """LARS in the order of VICReg's code: decay, adapt, accumulate, and the learning rate last.
-
-    `optax.lars` multiplies by the learning rate before the momentum, so that past gradients keep
-    their old rate: another optimiser wherever the rate changes.
-    """
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay, matrices_only),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient),
-                     matrices_only),
-        optax.trace(momentum),
-        optax.scale_by_learning_rate(learning_rate))
-
-
-def schedule(config, batch_size: int, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
+def schedule(config, batch_size: int, steps_per_epoch: int, total_steps: int,
+             final_factor: float) -> optax.Schedule:
     """Linear warm-up from 0, then a cosine to `final_factor` of the peak at the last step.
 
     The peak is `learning_rate`, times batch_size / 256 if `scale_with_batch`. The warm-up is
@@ -38,16 +26,42 @@ def schedule(config, batch_size: int, steps_per_epoch: int, total_steps: int) ->
     peak = config.learning_rate * (batch_size / 256 if config.scale_with_batch else 1)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps // 10)
     return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup else peak, peak, warmup, total_steps, peak * config.final_factor)
+        0.0 if warmup else peak, peak, warmup, total_steps, peak * final_factor)
 
 
-def create(config, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """The optimiser that `config.optim` names: 'lars', 'adamw' or 'sgd' with momentum 0.9."""
-    if config.name == 'lars':
-        return lars(learning_rate, config.weight_decay)
-    if config.name == 'adamw':
-        return optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=matrices_only)
-    if config.name == 'sgd':
-        return optax.chain(optax.add_decayed_weights(config.weight_decay, matrices_only),
-                           optax.sgd(learning_rate, momentum=0.9))
-    raise UserError(f'config.optim.name is {config.name!r}; expected lars, adamw or sgd')
+def create(config, batch_size: int, steps_per_epoch: int,
+           total_steps: int) -> optax.GradientTransformation:
+    """The optimiser that `config.optim` names, on the schedule of `schedule`; momentum is 0.9.
+
+    lars: in the order of VICReg's code (and BYOL's, Barlow Twins'): decay, adapt, accumulate, and
+      the learning rate last.
+    lars_simclr: SimCLR's, and `optax.lars`'s: the learning rate before the momentum, so that past
+      gradients keep their old rate. Another optimiser wherever the rate changes.
+    sgd: PyTorch's; it decays every parameter, biases and BatchNorm's scales too.
+    adamw: decays matrices only.
+    """
+    def rate(final_factor, factor=1.0):
+        schedule_ = schedule(config, batch_size, steps_per_epoch, total_steps, final_factor)
+        return optax.scale_by_learning_rate(lambda step: factor * schedule_(step))
+
+    def parts(params):
+        return {name: jax.tree.map(
+            lambda leaf: 'constant' if name in config.constant else
+            'matrix' if leaf.ndim > 1 else 'vector', part) for name, part in params.items()}
+
+    learning_rate = optax.partition({
+        'matrix': rate(config.final_factor), 'constant': rate(1.0),
+        'vector': rate(config.final_factor, config.vector_factor)}, parts)
+    decay = optax.add_decayed_weights(config.weight_decay, matrices_only)
+    adapt = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=TRUST), matrices_only)
+    momentum = optax.trace(0.9)
+    chains = {
+        'lars': (decay, adapt, momentum, learning_rate),
+        'lars_simclr': (decay, adapt, learning_rate, momentum),
+        'sgd': (optax.add_decayed_weights(config.weight_decay), momentum, learning_rate),
+        'adamw': (optax.scale_by_adam(), decay, learning_rate),
+    }
+    if config.name not in chains:
+        raise UserError(f'config.optim.name is {config.name!r}; expected one of '
+                        f'{", ".join(chains)}')
+    return optax.chain(*chains[config.name])

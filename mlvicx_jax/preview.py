@@ -13,7 +13,7 @@ ROWS, DRAWS = 6, 2  # images, and pairs of views of each
 
 
 def preview(config, path) -> int:
-    """Writes a sheet of the first training images, each beside its first and second views."""
+    """Writes a sheet of the first training images, each beside its views."""
     method = methods.create(config)
     stream = pipeline.train_batches(open_data(config).splits['train'], ROWS, config.seed)
     batch = {'image': next(stream)['image']}
@@ -21,9 +21,10 @@ def preview(config, path) -> int:
     draw = jax.jit(lambda key: method.views(jax.random.split(key, ROWS), batch))
     views, titles = [], []
     for number in range(DRAWS):
-        for name, view in zip(('first', 'second'), draw(jax.random.key(config.seed + number))):
-            views.append(np.asarray(view))
-            titles.append(f'config.views.{name}, draw {number + 1}')
+        for name, view in draw(jax.random.key(config.seed + number)).items():
+            if view.ndim == 4:
+                views.append(np.asarray(view))
+                titles.append(f'{name}, draw {number + 1}')
     write_preview(path, batch['image'], views, titles)
     say(f'wrote {path}')
     return 0

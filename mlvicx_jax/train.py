@@ -34,8 +34,9 @@ def train(config, workdir) -> int:
 
     steps_per_epoch = max(1, len(split) // config.batch_size)
     total_steps = config.total_steps or config.total_epochs * steps_per_epoch
-    learning_rate = optim.schedule(config.optim, config.batch_size, steps_per_epoch, total_steps)
-    optimizer = optim.create(config.optim, learning_rate)
+    length = config.batch_size, steps_per_epoch, total_steps
+    optimizer = optim.create(config.optim, *length)
+    learning_rate = optim.schedule(config.optim, *length, config.optim.final_factor)
     state = states.create(method, optimizer, config.seed, parallel.replicated(mesh))
     state = initialise(state, config.init)
     checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoint.every_steps,

@@ -281,7 +281,7 @@ def narrow(workdir, data_dir, change=lambda state: state):
     config = tiny.get_config()
     config.data.data_dir = str(data_dir)
     method = methods.create(config)
-    optimizer = optim.create(config.optim, lambda step: 0.0)
+    optimizer = optim.create(config.optim, 16, 1, 1)
     mesh = parallel.create_mesh(4)
     state = states.create(method, optimizer, config.seed, parallel.replicated(mesh))
     checkpoints = Checkpoints(workdir / 'checkpoints', 1, 1, 0, 'hash')
@@ -411,7 +411,7 @@ def state(data_dir, tmp_path_factory):
     config = tiny.get_config()
     config.model.width = 64
     config.seed = 11
-    state = states.create(methods.create(config), optim.create(config.optim, lambda step: 0.0),
+    state = states.create(methods.create(config), optim.create(config.optim, 16, 1, 1),
                           config.seed, parallel.replicated(parallel.create_mesh(4)))
     return state.replace(method_state={'teacher': {
         'params': state.params, 'batch_stats': state.batch_stats}, 'queue': jnp.ones((2, 3))})

@@ -2,13 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec as P
 import numpy as np
 import pytest
 
 from configs import mlvicx
 from mlvicx_jax import methods
 from mlvicx_jax.models.context import ContextBottleneck, greatest
-from mlvicx_jax.models.heads import Concatenate, Expander, ResizeProjectSum
+from mlvicx_jax.models.heads import MLP, Concatenate, ResizeProjectSum
+from mlvicx_jax.models.norm import AXIS, batch_norm
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
 
 
@@ -156,17 +158,59 @@ def test_concatenation_averages_each_level_in_order():
     np.testing.assert_array_equal(actual, np.stack([expected] * 2))
 
 
-@pytest.mark.parametrize('last_norm', [False, True])
-def test_expander_has_its_widths_and_normalises_the_last_layer_only_if_told(last_norm):
+@pytest.mark.parametrize('last_norm,last', [
+    ('none', {}), ('plain', {}), ('scale', {'bn3/scale': (5,)}),
+    ('affine', {'bn3/scale': (5,), 'bn3/bias': (5,)})])
+def test_mlp_has_its_widths_and_normalises_the_last_layer_only_if_told(last_norm, last):
     x = 7 + jax.random.normal(jax.random.key(0), (32, 6))
-    expander = Expander((10, 12, 5), last_norm, axis_name=None)
-    out, variables = expander.init_with_output(jax.random.key(1), x, True)
+    mlp = MLP((10, 12, 5), last_norm=last_norm, axis_name=None)
+    out, variables = mlp.init_with_output(jax.random.key(1), x, True)
     expected = {'linear1/kernel': (6, 10), 'linear2/kernel': (10, 12), 'linear3/kernel': (12, 5)}
-    for number, width in zip(range(1, 3 + last_norm), (10, 12, 5)):
+    for number, width in ((1, 10), (2, 12)):
         expected |= {f'bn{number}/scale': (width,), f'bn{number}/bias': (width,)}
-    assert shapes(variables['params']) == expected
-    assert np.allclose(np.std(out, axis=0), 1, atol=0.01) == last_norm
-    assert np.allclose(np.mean(out, axis=0), 0, atol=1e-5) == last_norm
+    assert shapes(variables['params']) == expected | last
+    assert np.allclose(np.std(out, axis=0), 1, atol=0.01) == (last_norm != 'none')
+    assert np.allclose(np.mean(out, axis=0), 0, atol=1e-5) == (last_norm != 'none')
+
+
+def test_mlp_without_batchnorm_has_torchs_biases():
+    mlp = MLP((400, 5), norm=False, bias=True)
+    params = mlp.init(jax.random.key(1), jnp.ones((1, 100)), True)['params']
+    assert set(shapes(params)) == {f'linear{i}/{kind}' for i in (1, 2) for kind in ('kernel', 'bias')}
+    for kind in ('kernel', 'bias'):
+        values = np.abs(params['linear1'][kind])  # U(-1 / sqrt(fan_in), 1 / sqrt(fan_in))
+        assert 0.09 < values.max() <= 0.1 and abs(values.mean() - 0.05) < 0.005
+
+
+@pytest.mark.parametrize('devices', [1, 2, 4])
+@pytest.mark.parametrize('groups', [2, 4])
+def test_grouped_batchnorm_is_one_batchnorm_a_group_on_any_number_of_devices(devices, groups):
+    x = jax.random.normal(jax.random.key(0), (8, 3, 3, 5)) * (1 + jnp.arange(8)[:, None, None, None])
+    mesh = jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,),
+                         devices=jax.devices()[:devices])
+    layer = lambda axis: batch_norm(True, jnp.float32, axis, groups=groups)()
+    variables = layer(AXIS).init(jax.random.key(0), x)
+    apply = lambda x: layer(AXIS).apply(variables, x, mutable=['batch_stats'])
+    y, new = jax.jit(jax.shard_map(apply, mesh=mesh, in_specs=P(AXIS), out_specs=(P(AXIS), P())))(x)
+
+    alone = batch_norm(True, jnp.float32, None)()
+    parts = [alone.apply(variables, part, mutable=['batch_stats']) for part in jnp.split(x, groups)]
+    np.testing.assert_allclose(y, jnp.concatenate([part for part, _ in parts]), atol=1e-5)
+    for name in ('mean', 'var'):
+        running = [stats['batch_stats'][name] for _, stats in parts]
+        np.testing.assert_allclose(new['batch_stats'][name], np.mean(running, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_zero_initialised_blocks_start_as_their_shortcuts():
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    plain, zero = (ResNet18(4, context=False, axis_name=None, zero_init_residual=z)
+                   for z in (False, True))
+    variables = zero.init(jax.random.key(1), x)
+    assert shapes(variables['params']) == shapes(plain.init(jax.random.key(1), x)['params'])
+    scales = {'/'.join(key.key for key in path): leaf for path, leaf in
+              jax.tree_util.tree_leaves_with_path(variables['params']) if path[-1].key == 'scale'}
+    assert {path for path, scale in scales.items() if not scale.any()} == {
+        f'layer{stage}_{block}/bn2/scale' for stage in (1, 2, 3, 4) for block in (0, 1)}
 
 
 CONTEXT = sum(c * c + 98 for c in (64, 64, 128, 256, 512))

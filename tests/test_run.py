@@ -95,7 +95,7 @@ def restore(workdir, step):
     """The state that a run saved, on whatever devices it ran."""
     config = tiny.get_config()
     method = methods.create(config)
-    optimizer = optim.create(config.optim, optim.schedule(config.optim, 16, 2, 12))
+    optimizer = optim.create(config.optim, 16, 2, 12)
     mesh = parallel.create_mesh(config.batch_size)
     like = jax.eval_shape(lambda: states.create(method, optimizer, 0, None))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
@@ -248,9 +248,9 @@ def test_every_config_builds_its_method_and_optimiser(name, option):
     values(['test', f'--config={path}'])
     config = values[holder.name].value
     method = methods.create(config)
-    rate = optim.schedule(config.optim, config.batch_size, 10, 100)
+    optimizer = optim.create(config.optim, config.batch_size, 10, 100)
     state = jax.eval_shape(
-        lambda: states.create(method, optim.create(config.optim, rate), config.seed, None))
+        lambda: states.create(method, optimizer, config.seed, None))
     assert state.params['encoder'] and state.step.dtype == jnp.int32
     assert method.reference_levels(config.batch_size)['level/floor'] > 0
     heads = {key.removeprefix('expander_') for key in state.params if 'expander' in key}

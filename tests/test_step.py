@@ -7,15 +7,16 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
 import numpy as np
 import pytest
 
 from conftest import ROOT
 import tiny
-from mlvicx_jax import methods, optim, parallel, state as states
+from mlvicx_jax import methods, optim, parallel, rows, state as states
 from mlvicx_jax.models.norm import AXIS
-from mlvicx_jax.step import example_keys, make_train_step
+from mlvicx_jax.step import make_train_step
 
 # One of two processes with two devices each; the first writes every leaf of the last state.
 PROCESS = '''
@@ -98,20 +99,24 @@ def test_batch_statistics_of_one_device_alone_are_refused():
     config = tiny.get_config()
     method = methods.create(config)
     method = dataclasses.replace(method, encoder=method.encoder.clone(axis_name=None))
-    optimizer = optim.create(config.optim, optim.schedule(config.optim, 16, 2, 12))
+    optimizer = optim.create(config.optim, 16, 2, 12)
     step = make_train_step(method, optimizer, mesh_of(4), config.seed, config.total_steps)
     state = jax.eval_shape(
         lambda: states.create(method, optimizer, 0, parallel.replicated(mesh_of(4))))
     batch = {'image': jax.ShapeDtypeStruct((16, 96, 96, 1), np.uint8)}
     with pytest.raises(ValueError, match='vary|varying|replicat'):
-        step.lower(state, batch)
+        step.func.lower(*step.args, state, batch)
 
 
-def test_keys_follow_the_place_in_the_global_batch():
-    def keys(devices):
-        draw = lambda rows: jax.random.key_data(example_keys(jax.random.key(3), len(rows)))
-        mapped = jax.shard_map(draw, mesh=mesh_of(devices), in_specs=P(AXIS), out_specs=P(AXIS))
-        return np.asarray(jax.jit(mapped)(np.zeros(8)))
+def test_rows_follow_their_place_in_the_global_batch():
+    order = jnp.array([3, 0, 7, 1, 6, 2, 5, 4])
 
-    assert len(np.unique(keys(4), axis=0)) == 8
-    np.testing.assert_array_equal(keys(4), keys(1))
+    def run(devices):
+        here = lambda x: (rows.own(len(x)), rows.permute(x, order))
+        mapped = jax.shard_map(here, mesh=mesh_of(devices), in_specs=P(AXIS), out_specs=P(AXIS))
+        return jax.jit(mapped)(np.arange(80.0).reshape(8, 10))
+
+    for devices in (1, 2, 4):
+        own, permuted = run(devices)
+        np.testing.assert_array_equal(own, np.arange(8))
+        np.testing.assert_array_equal(permuted, np.arange(80.0).reshape(8, 10)[order])

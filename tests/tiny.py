@@ -1,6 +1,8 @@
-"""configs/mlvicx.py shrunk to seconds: python main.py --config=tests/tiny.py[:released]"""
+"""A recipe shrunk to seconds: python main.py --config=tests/tiny.py[:byol|:released|...]"""
 
+import contextlib
 import dataclasses
+import importlib
 import itertools
 
 import jax
@@ -8,17 +10,37 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 import numpy as np
 
-from configs import mlvicx
 from mlvicx_jax import methods, optim, parallel, state as states
+from mlvicx_jax.checkpoint import Checkpoints
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.step import make_train_step
 
 
+# What is smaller here than in the method's own recipe.
+METHOD = {
+    'mlvicx': dict(widths=(16, 16, 16)),
+    'vicreg': dict(widths=(16, 16, 16)),
+    'simclr': dict(widths=(16, 16, 8)),
+    'moco_v2': dict(widths=(16, 8), queue=64, momentum=0.9),
+    'byol': dict(projector=(16, 8), predictor=(16, 8), momentum=0.9),
+    'simsiam': dict(projector=(16, 16, 16), predictor=(8, 16)),
+    'barlow_twins': dict(widths=(16, 16, 16)),
+    'inter_moco': dict(width=8, queue=64, momentum=0.9),
+    'pcrl_v1': dict(widths=(8, 8), queue=96, momentum=0.9),
+    'caid': dict(widths=(16, 8), queue=64, momentum=0.9),
+    'pcrl_v2': dict(local_size=66),
+    'supervised': dict(labels=9),
+}
+
+
 def get_config(argument=''):
-    """The recipe that `argument` names, on a few phantoms, with a narrow encoder and expander."""
-    config = mlvicx.get_config(argument)
+    """The recipe that `argument` names, a method's or one of MLVICX's, on a few phantoms, narrow."""
+    name = argument if argument in METHOD else 'mlvicx'
+    recipe = importlib.import_module(f'configs.{name}')
+    config = recipe.get_config(argument) if name == 'mlvicx' else recipe.get_config()
+    config.method.update(METHOD[name])
     config.seed = 2  # not 0, the seed of the evaluation's own batches
     config.batch_size = 16
     config.total_steps = 12
@@ -28,7 +50,6 @@ def get_config(argument=''):
     config.data.image_size = 80  # the last map is 3 x 3; XLA is slow on 2 x 2
     config.data.num_threads = 1
     config.model.width = 4
-    config.method.widths = (16, 16, 16)
     config.optim.update(learning_rate=1e-3, scale_with_batch=False)
     config.log_every_steps = 1
     config.eval_every_steps = 0
@@ -61,21 +82,23 @@ def assert_close(actual, expected, tolerance):
             assert a.tobytes() == b.tobytes(), path
 
 
-def train_in_double(argument, data_dir, devices, steps=6):
-    """States before and after `steps` steps, metrics and embeddings, on `devices` in float64.
+def train_in_double(argument, data_dir, devices, steps=6, again=None):
+    """States before and after `steps` steps, metrics and outputs, on `devices` in float64.
 
     In float32 a rounding error of 1e-7 can flip a ReLU or a maximum of a network this small, and
     LARS scales the smallest gradient up to full size: two right programs then differ by per cents. In
     float64 they agree, and what differs is wrong. Call under `jax.enable_x64`.
+
+    With a folder `again`, the state half-way is saved there, and what the run would be that goes on
+    from it is returned fifth.
     """
     config = get_config(argument)
     method = methods.create(config)
     method = dataclasses.replace(method, encoder=method.encoder.clone(dtype=jnp.float64))
     options = {'size': config.data.stored_size, **config.data.options}
     split = open_dataset(config.data.name, data_dir, None, options).splits['train']
-    rate = optim.schedule(config.optim, config.batch_size, len(split) // config.batch_size,
-                          config.total_steps)
-    optimizer = optim.create(config.optim, rate)
+    optimizer = optim.create(config.optim, config.batch_size, len(split) // config.batch_size,
+                             config.total_steps)
     mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     double = jax.jit(
         lambda state: jax.tree.map(
@@ -83,11 +106,25 @@ def train_in_double(argument, data_dir, devices, steps=6):
         out_shardings=parallel.replicated(mesh))
     state = double(states.create(method, optimizer, config.seed, parallel.replicated(mesh)))
     first = jax.tree.map(np.asarray, state)
-    step = make_train_step(method, optimizer, mesh, config.seed, config.total_steps)
-    stream = pipeline.train_batches(split, config.batch_size, config.seed, 0,
-                                    jax.process_index(), jax.process_count())
-    for batch in itertools.islice(stream, steps):
-        arrays = parallel.to_global({name: batch[name] for name in ('image', 'labels')}, mesh)
-        state, metrics, out = step(state, arrays)
-    stream.close()
-    return first, *(jax.tree.map(np.asarray, tree) for tree in (state, metrics, out))
+    like = jax.tree.map(jnp.copy, state)  # the step gives its state's buffers away
+    train_step = make_train_step(method, optimizer, mesh, config.seed, config.total_steps)
+
+    def run(state, until):
+        start = int(state.step)
+        stream = pipeline.train_batches(split, config.batch_size, config.seed, start,
+                                        jax.process_index(), jax.process_count())
+        for batch in itertools.islice(stream, until - start):
+            arrays = parallel.to_global({name: batch[name] for name in ('image', 'labels')}, mesh)
+            state, metrics, out = train_step(state, arrays)
+        stream.close()
+        return state, metrics, out
+
+    if again is None:
+        return first, *jax.tree.map(np.asarray, run(state, steps))
+    state, _, _ = run(state, steps // 2)
+    with contextlib.closing(Checkpoints(again, 1, 1, 0, split.hash)) as checkpoints:
+        checkpoints.save(state)
+        checkpoints.wait()
+        last, metrics, out = jax.tree.map(np.asarray, run(state, steps))
+        resumed, _, _ = run(checkpoints.restore(like), steps)
+    return first, last, metrics, out, jax.tree.map(np.asarray, resumed)

@@ -9,7 +9,6 @@ that every kind of device shows the network the same pictures.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +68,7 @@ class Recipe:
 
 
 def augment(keys: jax.Array, images: jax.Array, size: int, recipe: Recipe) -> jax.Array:
-    """Draws one random view of every image.
+    """Draws one random view of every image: `geometry`, then `photometry`.
 
     View i depends on keys[i] and images[i] alone, so a batch may be cut over devices in any way.
     Every operation has its own draws, used or not: changing one field of the recipe leaves the
@@ -84,19 +83,27 @@ def augment(keys: jax.Array, images: jax.Array, size: int, recipe: Recipe) -> ja
     Returns:
         float32 [b, size, size, 1] in [0, 1].
     """
-    height, width = images.shape[1:3]
-    draws_12xb = jax.vmap(lambda key: jax.random.uniform(key, (12,)))(keys).T
-    area, aspect, top, left, flip, angle = draws_12xb[:6]
-    jitter, brightness, contrast, blur, sigma, solarise = draws_12xb[6:]
+    return photometry(keys, geometry(keys, images, size, recipe), recipe)
 
+
+def geometry(keys: jax.Array, images: jax.Array, size: int, recipe: Recipe) -> jax.Array:
+    """The recipe's crop, flip and rotation of uint8 images; see `augment`."""
+    height, width = images.shape[1:3]
+    area, aspect, top, left, flip, angle = _draws(keys)[:6]
     top, left, box_height, box_width = crop_box(area, aspect, top, left, height, width, recipe)
     rows = resampling_matrix(top, box_height, height, size)
     columns = resampling_matrix(left, box_width, width, size)
     columns = jnp.where((flip < recipe.flip)[:, None, None], columns[:, ::-1], columns)
     views = sandwich(rows, images[..., 0] / jnp.float32(255), columns).clip(0, 1)
-
     if recipe.rotation:
         views = rotate(views, jnp.deg2rad(recipe.rotation) * (2 * angle - 1))
+    return views[..., None]
+
+
+def photometry(keys: jax.Array, views: jax.Array, recipe: Recipe) -> jax.Array:
+    """The recipe's jitter, blur and solarisation of views [b, n, n, 1]; see `augment`."""
+    jitter, brightness, contrast, blur, sigma, solarise = _draws(keys)[6:]
+    views, size = views[..., 0], views.shape[1]
     if recipe.jitter_probability:
         on = jitter < recipe.jitter_probability
         views = adjust(
@@ -115,13 +122,22 @@ def augment(keys: jax.Array, images: jax.Array, size: int, recipe: Recipe) -> ja
     return views[..., None]
 
 
+def _draws(keys):
+    """[12, b] uniform numbers: six for the geometry, six for the photometry."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (12,)))(keys).T
+
+
+def view_keys(keys: jax.Array, number: int) -> jax.Array:
+    """The keys [b] of an image's view `number`, from those of the images."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
 def views(
-    keys: jax.Array, images: jax.Array, size: int, recipes: Sequence[Recipe]
-) -> tuple[jax.Array, ...]:
+    keys: jax.Array, images: jax.Array, size: int, recipes: dict[str, Recipe]
+) -> dict[str, jax.Array]:
     """One view of every image for each recipe, drawn independently; see `augment`."""
-    per_view = jax.vmap(jax.random.fold_in, (0, None))
-    return tuple(augment(per_view(keys, number), images, size, recipe)
-                 for number, recipe in enumerate(recipes))
+    return {name: augment(view_keys(keys, number), images, size, recipe)
+            for number, (name, recipe) in enumerate(recipes.items())}
 
 
 def standardise(images: jax.Array, dtype=jnp.float32) -> jax.Array:

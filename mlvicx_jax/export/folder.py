@@ -118,7 +118,7 @@ def read_run(workdir, step: int | None = None) -> Run:
         raise UserError(f'{path}: can not be read ({error}); is this the --workdir of a run?'
                         ) from error
     method = methods.create(config)
-    optimizer = optim.create(config.optim, lambda step: 0.0)
+    optimizer = optim.create(config.optim, config.batch_size, 1, 1)
     like = jax.eval_shape(functools.partial(states.create, method, optimizer, config.seed, None))
     state, data_hash = checkpoint.restore_state(workdir, like, step)
     state = jax.device_get(state)  # NumPy arrays, at home on one device and on a mesh

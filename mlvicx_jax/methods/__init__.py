@@ -1,15 +1,6 @@
 """One file per method; a method is a frozen dataclass called `Method`, found by its file's name.
 
-A method answers (see docs/architecture.md):
-
-  init(key)                                  -> variables, method_state         once, replicated
-  views(keys, batch)                         -> arrays                          per device
-  forward(variables, method_state, views)    -> out, batch_stats, method_state  per device, differentiated
-  loss(out, method_state)                    -> scalar, terms                   on the gathered whole batch
-  update(method_state, params, out, progress)-> method_state                    after the optimiser
-  reference_levels(batch_size)               -> {'level/...': loss} or {}       what a curve is read against
-
-`out` holds arrays [b, ...]; those called `<name>_1` are embeddings whose std and RankMe are logged. The
+What it must answer is written in `shared/base.py`; where each call runs, in docs/architecture.md. The
 encoder lies under the name `encoder` in `variables` and in every copy that `method_state` keeps.
 """
 
@@ -27,15 +18,15 @@ def create(config):
     """The `Method` that a config describes; `config.method` is passed on as keyword arguments."""
     arguments = dict(config.method)
     name = arguments.pop('name')
-    known = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    known = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.ispkg)
     if name not in known:
         raise UserError(f'config.method.name is {name!r}; known methods are {", ".join(known)}')
     dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
     if config.dtype not in dtypes:
         raise UserError(f'config.dtype is {config.dtype!r}; expected one of {", ".join(dtypes)}')
     encoder = _build('config.model', ResNet18, **config.model, dtype=dtypes[config.dtype])
-    recipes = tuple(_build(f'config.views.{view}', Recipe, **config.views[view])
-                    for view in ('first', 'second'))
+    recipes = {name: _build(f'config.views.{name}', Recipe, **config.views[name])
+               for name in sorted(config.views)}
     module = importlib.import_module(f'{__name__}.{name}')
     return _build('config.method', module.Method, encoder=encoder, recipes=recipes,
                   image_size=config.data.image_size, **arguments)

@@ -2,14 +2,12 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from mlvicx_jax.data import augment
 from mlvicx_jax.levels import reference_levels
 from mlvicx_jax.losses import VICReg
-from mlvicx_jax.models.heads import Concatenate, Expander, ResizeProjectSum
+from mlvicx_jax.methods.shared.base import BaseMethod
+from mlvicx_jax.models.heads import MLP, Concatenate, ResizeProjectSum
 from mlvicx_jax.models.resnet import ResNet18
 
 HEADS = ('global', 'multi_level')
@@ -27,8 +25,9 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, images, train: bool):
         features = self.encoder(images, train)
-        expander = lambda head: Expander(self.widths, self.last_norm, self.encoder.dtype,
-                                         self.encoder.axis_name, name=f'expander_{head}')
+        expander = lambda head: MLP(
+            self.widths, last_norm='affine' if self.last_norm else 'none', dtype=self.encoder.dtype,
+            axis_name=self.encoder.axis_name, name=f'expander_{head}')
         out = {}
         if 'global' in self.heads:
             out['global'] = expander('global')(features['pooled'], train)
@@ -40,14 +39,12 @@ class Network(nn.Module):
         return out
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method(BaseMethod):
     """MLVICX, Eq. 5: L(Z, Z') + multi_level_weight * L(M, M').
 
     Attributes:
-      encoder: a `ResNet18`; its context bottlenecks are part of the method and of the encoder.
-      recipes: the augmentations of the first and the second view.
-      image_size: side of the views, pixels.
+      encoder: its context bottlenecks are part of the method and of the encoder.
       loss_heads: 'both', or one of 'global' and 'multi_level' (the ablation of Table IV).
       aggregation: of the five levels, 'concat' (paper) or 'sum' (release).
       widths: of the expanders' layers.
@@ -56,9 +53,6 @@ class Method:
       alpha ... var_reduce: of each head's loss, see `losses.VICReg`.
     """
 
-    encoder: ResNet18
-    recipes: tuple[augment.Recipe, augment.Recipe]
-    image_size: int
     loss_heads: str = 'both'
     aggregation: str = 'concat'
     widths: tuple[int, ...] = (2048, 2048, 2048)
@@ -97,23 +91,10 @@ class Method:
         return Network(self.encoder, tuple(self.head_weights), self.aggregation,
                        tuple(self.widths), self.last_norm)
 
-    def init(self, key):
-        image = jnp.zeros((1, self.image_size, self.image_size, 3), jnp.float32)
-        variables = self.network.init(key, image, train=True)
-        return {'params': variables['params'], 'batch_stats': variables['batch_stats']}, {}
-
-    def views(self, keys, batch):
-        return augment.views(keys, batch['image'], self.image_size, self.recipes)
-
-    def forward(self, variables, method_state, views):
-        # One pass for each view, as the release does: BatchNorm sees the views one at a time.
-        out, stats = {}, variables['batch_stats']
-        for number, view in enumerate(views, 1):
-            embeddings, new = self.network.apply(
-                {'params': variables['params'], 'batch_stats': stats},
-                augment.standardise(view, self.encoder.dtype), train=True, mutable=['batch_stats'])
-            stats = new['batch_stats']
-            out |= {f'{head}_{number}': z for head, z in embeddings.items()}
+    def forward(self, variables, method_state, views, key):
+        passes, stats = self.embed(self.network, variables, views['first'], views['second'])
+        out = {f'{head}_{number}': z for number, embeddings in enumerate(passes, 1)
+               for head, z in embeddings.items()}
         return out, stats, method_state
 
     def loss(self, out, method_state):
@@ -124,9 +105,6 @@ class Method:
             terms |= {f'{head}/{term}': value for term, value in head_terms.items()}
             terms[f'{head}/loss'] = loss
         return total, terms
-
-    def update(self, method_state, params, out, progress):
-        return method_state
 
     def reference_levels(self, batch_size):
         head = reference_levels(batch_size, self.widths[-1], self.alpha, self.beta, self.gamma,

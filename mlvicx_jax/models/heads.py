@@ -1,5 +1,6 @@
-"""What stands on the encoder: the two ways to aggregate its levels, and the expander."""
+"""What stands on the encoder: the two ways to aggregate its levels, and the methods' MLPs."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -59,27 +60,44 @@ class ResizeProjectSum(nn.Module):
         return total.reshape(total.shape[0], -1).astype(jnp.float32)
 
 
-class Expander(nn.Module):
-    """Linear layers with BatchNorm and ReLU between them; returns float32 embeddings.
+class MLP(nn.Module):
+    """Linear layers with ReLU between them: projector, expander or predictor; returns float32.
 
-    The last layer is linear (the paper, VICReg); `last_norm` puts a BatchNorm behind it as the
-    release does, which starts every feature's standard deviation at 1 and so makes the variance
-    hinge almost inert. Biases are left out: BatchNorm, or the loss, is blind to them.
+    A linear layer has a bias only where no BatchNorm follows, which is blind to it.
+
+    Attributes:
+      widths: of the layers, the last is the embedding's.
+      norm: BatchNorm before each ReLU.
+      bias: whether the last layer has one.
+      last_norm: BatchNorm behind the last layer: 'none', 'affine', 'scale' (without a shift), or
+        'plain' (with neither).
+      kernel_init: of the linear layers; torch's default.
+      dtype, axis_name, norm_groups: as in `ResNet18`.
     """
 
     widths: tuple[int, ...]
-    last_norm: bool = False
+    norm: bool = True
+    bias: bool = False
+    last_norm: str = 'none'
+    kernel_init: nn.initializers.Initializer = torch_uniform
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = AXIS
+    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, x, train: bool):
-        norm = batch_norm(train, self.dtype, self.axis_name)
+        batch_norm_ = batch_norm(train, self.dtype, self.axis_name, groups=self.norm_groups)
         for i, width in enumerate(self.widths, 1):
-            x = nn.Dense(width, use_bias=False, dtype=self.dtype, kernel_init=torch_uniform,
-                         name=f'linear{i}')(x)
-            if i < len(self.widths):
-                x = nn.relu(norm(name=f'bn{i}')(x))
-            elif self.last_norm:
-                x = norm(name=f'bn{i}')(x)
+            hidden = i < len(self.widths)
+            bound = x.shape[-1] ** -0.5
+            x = nn.Dense(
+                width, use_bias=not self.norm if hidden else self.bias, dtype=self.dtype,
+                kernel_init=self.kernel_init, name=f'linear{i}',
+                bias_init=lambda key, shape, dtype: jax.random.uniform(
+                    key, shape, dtype, -bound, bound))(x)
+            if hidden:
+                x = nn.relu(batch_norm_(name=f'bn{i}')(x) if self.norm else x)
+            elif self.last_norm != 'none':
+                x = batch_norm_(name=f'bn{i}', use_scale=self.last_norm != 'plain',
+                                use_bias=self.last_norm == 'affine')(x)
         return x.astype(jnp.float32)

@@ -4,6 +4,8 @@ Names are chosen so that a PyTorch key is a string substitution away:
 `layer1_0/conv1/kernel` <-> `layer1.0.conv1.weight`, `layer2_0/downsample_0` <-> `layer2.0.downsample.0`.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -21,19 +23,19 @@ class BasicBlock(nn.Module):
     features: int
     stride: int
     dtype: jnp.dtype
-    axis_name: str | None
-    momentum: float
+    norm: Callable[..., nn.Module]
+    zero_init_residual: bool
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        norm = batch_norm(train, self.dtype, self.axis_name, self.momentum)
+    def __call__(self, x):
         conv = lambda size, stride, name: nn.Conv(
             self.features, (size, size), stride, padding=size // 2, use_bias=False,
             dtype=self.dtype, kernel_init=he_fan_out, name=name)
-        y = nn.relu(norm(name='bn1')(conv(3, self.stride, 'conv1')(x)))
-        y = norm(name='bn2')(conv(3, 1, 'conv2')(y))
+        last = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
+        y = nn.relu(self.norm(name='bn1')(conv(3, self.stride, 'conv1')(x)))
+        y = self.norm(name='bn2', scale_init=last)(conv(3, 1, 'conv2')(y))
         if x.shape != y.shape:
-            x = norm(name='downsample_1')(conv(1, self.stride, 'downsample_0')(x))
+            x = self.norm(name='downsample_1')(conv(1, self.stride, 'downsample_0')(x))
         return nn.relu(x + y)
 
 
@@ -51,6 +53,8 @@ class ResNet18(nn.Module):
       dtype: compute type; parameters and statistics stay float32.
       axis_name: mesh axis of the batch statistics; None takes those of the array itself.
       momentum: of the running statistics; 0 keeps those of the last batch alone.
+      zero_init_residual: whether each block starts as its shortcut alone (Goyal et al., 2017).
+      norm_groups: parts of the global batch with BatchNorm statistics of their own.
     """
 
     width: int = 64
@@ -59,10 +63,12 @@ class ResNet18(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = AXIS
     momentum: float = 0.9
+    zero_init_residual: bool = False
+    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        norm = batch_norm(train, self.dtype, self.axis_name, self.momentum)
+        norm = batch_norm(train, self.dtype, self.axis_name, self.momentum, self.norm_groups)
         features = {}
 
         def level(name, y):
@@ -78,8 +84,8 @@ class ResNet18(nn.Module):
         for stage in range(4):
             for block in range(2):
                 x = BasicBlock(self.width * 2 ** stage, 2 if stage and not block else 1,
-                               self.dtype, self.axis_name, self.momentum,
-                               name=f'layer{stage + 1}_{block}')(x, train)
+                               self.dtype, norm, self.zero_init_residual,
+                               name=f'layer{stage + 1}_{block}')(x)
             x = level(f'stage{stage + 1}', x)
         features['pooled'] = x.astype(jnp.float32).mean((1, 2))
         return features
