@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from mlvicx_jax import checkpoint, methods, parallel
 from mlvicx_jax.data import pipeline
-from mlvicx_jax.evaluation import frozen
+from mlvicx_jax.evaluation import frozen, metrics
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.evaluation.probe import linear_probe
 from mlvicx_jax.log import write_json
@@ -52,7 +52,7 @@ def questions(data) -> dict:
             }
         else:
             found[split] = {name: (everything, label(name)) for name in names
-                            if name != frozen.NO_FINDING}
+                            if name != metrics.NO_FINDING}
     return found
 
 

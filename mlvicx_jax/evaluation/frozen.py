@@ -9,10 +9,8 @@ import numpy as np
 
 from mlvicx_jax import parallel
 from mlvicx_jax.data import augment, pipeline
-from mlvicx_jax.evaluation.metrics import auroc, mean_auroc
+from mlvicx_jax.evaluation.metrics import NO_FINDING, auroc, mean_auroc
 from mlvicx_jax.evaluation.probe import knn, linear_probe
-
-NO_FINDING = 'No Finding'  # the absence of the others: no part of the mean over findings
 
 
 @functools.partial(jax.jit, static_argnames=('encoder', 'image_size', 'mesh'))
