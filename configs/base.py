@@ -46,8 +46,16 @@ def get_config():
         vector_factor=1.0,  # learning rate of biases and BatchNorm over that of matrices
         constant=()))  # parts of the network whose rate stays at its peak after the warm-up
 
+    config.watchdog_seconds = 1800.0  # without a new step; then the run ends. 0 = never
+    config.max_skipped_steps = 3  # in a row whose loss or gradient is not finite; then the run stops
     config.log_every_steps = 50
     config.eval_every_steps = 5000  # probes of the frozen encoder; 0 = never
     config.eval = ConfigDict(dict(split='validation', batch_size=64, max_train_images=5000))
     config.checkpoint = ConfigDict(dict(every_steps=1000, keep_last=2, keep_every=0))
     return config
+
+
+def moco_v2_views(config):
+    """Writes MoCo v2's augmentation of both views (arXiv:2003.04297; facebookresearch/moco)."""
+    for view in (config.views.first, config.views.second):
+        view.update(area=(0.2, 1.0), blur_probability=0.5, solarise_probability=0.0)

@@ -79,6 +79,10 @@ class Checkpoints:
     def due(self, step: int) -> bool:
         return bool(self.every_steps) and step % self.every_steps == 0
 
+    def newest(self) -> int | None:
+        """Step of the newest checkpoint that is complete, or being written."""
+        return self._manager.latest_step()
+
     def save(self, state) -> None:
         """Starts to write the state and returns; every process calls it at the same step."""
         step = int(state.step)

@@ -5,6 +5,7 @@ import re
 
 from absl import flags
 
+from mlvicx_jax import optim
 from mlvicx_jax.errors import UserError
 
 # What no constructor looks at: (fields, condition, what is expected). Types are ml_collections' own
@@ -15,14 +16,16 @@ _RULES = (
     ('total_steps eval_every_steps checkpoint.every_steps checkpoint.keep_every '
      'eval.max_train_images data.num_workers data.num_threads',
      lambda v: v >= 0, '0 or more'),
-    ('total_epochs log_every_steps checkpoint.keep_last eval.batch_size data.prefetch '
+    ('total_epochs max_skipped_steps log_every_steps checkpoint.keep_last eval.batch_size data.prefetch '
      'model.width model.reduction', lambda v: v >= 1, '1 or more'),
     ('data.stored_size data.image_size', lambda v: v >= 16, '16 pixels or more'),
-    ('optim.learning_rate optim.weight_decay optim.warmup_epochs optim.vector_factor',
+    ('optim.learning_rate optim.weight_decay optim.warmup_epochs optim.vector_factor '
+     'watchdog_seconds',
      lambda v: 0 <= v < math.inf, 'a finite number, 0 or more'),
     ('optim.final_factor', lambda v: 0 <= v <= 1, 'a number from 0 to 1'),
     ('eval.split', lambda v: v in ('validation', 'test'), 'validation or test'),
-    ('dtype data.name data.data_dir method.name optim.name', bool, 'a name'),
+    ('optim.name', lambda v: v in optim.NAMES, f'one of {", ".join(optim.NAMES)}'),
+    ('dtype data.name data.data_dir method.name', bool, 'a name'),
 )
 
 

@@ -1,9 +1,11 @@
 """Processes, the device mesh, and how arrays are laid out on it."""
 
+import hashlib
 import os
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mlvicx_jax.errors import UserError
@@ -27,6 +29,26 @@ def start(coordinator: str | None = None, num_processes: int | None = None,
           or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
           or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')):
         jax.distributed.initialize()
+
+
+def agree(**facts: str) -> None:
+    """Makes sure that every process has the same `facts`; each must call it, in the same order.
+
+    Raises:
+        UserError: on every process, with the name of what differs and who has it differently.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = np.stack([np.frombuffer(hashlib.sha256(fact.encode()).digest()[:8], np.uint32)
+                        for fact in facts.values()])
+    everyones = multihost_utils.process_allgather(digests)  # [process, fact, 2]
+    for name, column in zip(facts, np.moveaxis(everyones, 1, 0)):
+        different = np.flatnonzero((column != column[0]).any(-1))
+        if len(different):
+            raise UserError(
+                f'the processes of this run do not have the same {name.replace("_", " ")}: '
+                f'{", ".join(f"process {p}" for p in different)} not as process 0. Give every host the '
+                'same command, program and files, then start all of them again')
 
 
 def create_mesh(batch_size: int, eval_batch_size: int = 0) -> jax.sharding.Mesh:

@@ -7,6 +7,7 @@ import jax
 from clu import parameter_overview
 
 from mlvicx_jax import __version__, parallel
+from mlvicx_jax.goodput import Goodput
 from mlvicx_jax.log import duration, say
 
 
@@ -58,13 +59,17 @@ def compare(step, probes, initial) -> str:
 
 
 class Meter:
-    """Times training steps; the first, which compiles, and pauses are left out."""
+    """Times training steps; the first, which compiles, and pauses are left out.
 
-    def __init__(self, batch_size: int):
+    What it leaves out, and all else, is counted in `goodput`.
+    """
+
+    def __init__(self, batch_size: int, goodput: Goodput):
         self._batch_size = batch_size
-        self._mark = time.perf_counter()
+        self._goodput = goodput
         self._compiled = False
         self._steps = self._seconds = self._wait = 0
+        self._waited = 0.0  # within the step under way
         self._window = (0, 0.0, 0.0)
 
     @contextlib.contextmanager
@@ -72,24 +77,25 @@ class Meter:
         """Around the wait for a batch."""
         start = time.perf_counter()
         yield
-        self._wait += time.perf_counter() - start
+        self._waited += time.perf_counter() - start
 
     @contextlib.contextmanager
-    def pause(self):
+    def pause(self, phase: str):
         """Around what is no training: saving and evaluation."""
         yield
-        self._mark = time.perf_counter()
+        self._goodput.spent(phase)
 
     def lap(self) -> None:
         """At the end of a step."""
-        now = time.perf_counter()
+        waited, self._waited = self._waited, 0.0
+        seconds = self._goodput.spent('training' if self._compiled else 'compile', waited)
         if self._compiled:
             self._steps += 1
-            self._seconds += now - self._mark
+            self._seconds += seconds
+            self._wait += waited
         else:
-            say(f'first step after {duration(now - self._mark)} (compilation included)')
-            self._compiled, self._wait = True, 0.0
-        self._mark = now
+            say(f'first step after {duration(seconds)} (compilation included)')
+            self._compiled = True
 
     def window(self) -> dict[str, float]:
         """Means over the steps since the last call; empty for the first step of a run alone."""

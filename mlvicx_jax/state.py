@@ -12,13 +12,15 @@ class TrainState:
     """A pytree: what is saved, restored and compared. Random keys derive from the seed and `step`.
 
     Attributes:
-      step: number of optimiser steps taken, int32.
+      step: number of batches seen, int32.
+      skipped: how many of the newest of them in a row gave a loss or gradient that is not finite.
       params, batch_stats: of the method's network; `params['encoder']` is what is kept.
       opt_state: of the optax optimiser.
       method_state: the method's own (EMA tree, queue, or {}).
     """
 
     step: jax.Array
+    skipped: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -30,7 +32,8 @@ def create(method, optimizer, seed: int, sharding) -> TrainState:
 
     def init(key):
         variables, method_state = method.init(key)
-        return TrainState(jnp.zeros((), jnp.int32), variables['params'], variables['batch_stats'],
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, zero, variables['params'], variables['batch_stats'],
                           optimizer.init(variables['params']), method_state)
 
     return jax.jit(init, out_shardings=sharding)(jax.random.key(seed))

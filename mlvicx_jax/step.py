@@ -10,6 +10,7 @@ import functools
 from typing import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import PartitionSpec as P
@@ -50,13 +51,19 @@ def make_train_step(method, optimizer: optax.GradientTransformation, mesh, seed:
         key = jax.random.fold_in(key, state.step)
         (loss, (terms, out, batch_stats, method_state)), gradient = jax.value_and_grad(
             loss_fn, has_aux=True)(state.params, state.batch_stats, state.method_state, key, batch)
+        norm = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         progress = (state.step + 1) / total_steps
-        state = state.replace(
-            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state,
-            method_state=method.update(method_state, params, out, progress))
-        metrics = {'loss': loss, 'gradient_norm': optax.tree.norm(gradient), **terms}
+        after = state.replace(
+            skipped=jnp.zeros_like(state.skipped), params=params, batch_stats=batch_stats,
+            opt_state=opt_state, method_state=method.update(method_state, params, out, progress))
+        # A step that is not finite leaves nothing behind but its count.
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        before = state.replace(skipped=state.skipped + 1)
+        state = jax.tree.map(functools.partial(jnp.where, finite), after, before)
+        state = state.replace(step=state.step + 1)
+        metrics = {'loss': loss, 'gradient_norm': norm, 'skipped': state.skipped, **terms}
         return state, metrics, out
 
     # An argument, not a constant of the program: all seeds share one compilation.

@@ -1,6 +1,7 @@
 """The training loop, the only one: data, state, restore, then step, log, evaluate, save, stop."""
 
 import contextlib
+import math
 import pathlib
 import signal
 
@@ -14,8 +15,10 @@ from mlvicx_jax.data import pipeline, source
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import diagnostics, frozen
 from mlvicx_jax.export.initial import initialise
+from mlvicx_jax.goodput import Goodput
 from mlvicx_jax.log import MetricLog, read_metrics, say, write_json
 from mlvicx_jax.step import make_train_step
+from mlvicx_jax.watchdog import Watchdog
 
 PREEMPTED = 75  # exit code after SIGTERM: saved, run the same command again (sysexits' EX_TEMPFAIL)
 
@@ -26,11 +29,14 @@ def train(config, workdir) -> int:
     0 when the last step is done, `PREEMPTED` when SIGTERM asked for a stop and the state is saved.
     """
     workdir = pathlib.Path(workdir)
+    goodput = Goodput(workdir)
     mesh = parallel.create_mesh(config.batch_size, config.eval.batch_size)
     method = methods.create(config)
+    parallel.agree(config=workdirs.identity(config), code=workdirs.code_hash())
     workdirs.claim(workdir, config)
     data = open_data(config)
     split = data.splits['train']
+    parallel.agree(**{f'data set ({name})': part.hash for name, part in data.splits.items()})
 
     steps_per_epoch = max(1, len(split) // config.batch_size)
     total_steps = config.total_steps or config.total_epochs * steps_per_epoch
@@ -46,6 +52,7 @@ def train(config, workdir) -> int:
     initial = initial_probe(config, workdir, method, state, data, mesh)
     state = checkpoints.restore(state) or state
     start_step = int(state.step)
+    goodput.resume(start_step)
     if start_step:
         say(f'resumed from {checkpoints.directory / str(start_step)}')
 
@@ -59,7 +66,9 @@ def train(config, workdir) -> int:
     if not start_step:
         log.write(0, initial)
     stop = StopRequest()
-    meter = progress.Meter(config.batch_size)
+    guard = NonFiniteGuard(workdir, config.max_skipped_steps)
+    meter = progress.Meter(config.batch_size, goodput)
+    watchdog = Watchdog(workdir, config.watchdog_seconds)
     pending = None
 
     def complete():
@@ -71,11 +80,12 @@ def train(config, workdir) -> int:
         pending = None
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         meter.lap()
-        stop_if_not_finite(workdir, step, metrics, split.image_ids[batch['record']])
+        guard.check(step, metrics, split.image_ids[batch['record']])
         if due:
             timing = meter.window()
             log.write(step, {f'train/{k}': v for k, v in (metrics | levels).items()} | timing)
             say(progress.line(step, total_steps, metrics, timing))
+            goodput.write()
 
     def evaluate():
         probes = frozen.evaluate(method.encoder, encoder_variables(state), data, config, mesh)
@@ -83,11 +93,14 @@ def train(config, workdir) -> int:
         say(progress.compare(int(state.step), probes, initial))
         return probes
 
-    with contextlib.closing(stream), contextlib.closing(log), contextlib.closing(checkpoints):
+    goodput.spent('start')
+    with (contextlib.closing(stream), contextlib.closing(log), contextlib.closing(checkpoints),
+          watchdog):
         for step in range(start_step + 1, total_steps + 1):
             with meter.waiting():
                 batch = next(stream)
             arrays = parallel.to_global({k: batch[k] for k in ('image', 'labels')}, mesh)
+            watchdog.enter(step)
             state, metrics, out = train_step(state, arrays)
             last = step == total_steps
             due = last or step % config.log_every_steps == 0
@@ -101,23 +114,32 @@ def train(config, workdir) -> int:
             saving = last or stopping or checkpoints.due(step)
             evaluating = config.eval_every_steps and step % config.eval_every_steps == 0 and not last
             if saving or evaluating:
-                complete()  # a state with a non-finite loss is neither saved nor evaluated
-                with meter.pause():
-                    if saving:
-                        checkpoints.save(state)
-                    if evaluating:
-                        evaluate()
+                complete()
+            # What a divergence began with is no state to go back to.
+            if saving and (last or not guard.skipping):
+                with meter.pause('checkpoint'):
+                    checkpoints.save(state)
+                goodput.saved(step)
+            if evaluating:
+                with meter.pause('evaluation'):
+                    evaluate()
             if stopping and not last:
                 checkpoints.wait()
-                say(f'stopped by SIGTERM; step {step} is saved, run the same command to go on')
+                saved = checkpoints.newest()
+                say(f'stopped by SIGTERM; step {saved} is saved, run the same command to go on')
                 return PREEMPTED
-        checkpoints.wait()
+        with meter.pause('checkpoint'):
+            checkpoints.wait()
         results = workdir / 'results.json'
         if start_step < total_steps or not results.exists():
-            probes = evaluate() if config.eval_every_steps else {}
+            with meter.pause('evaluation'):
+                probes = evaluate() if config.eval_every_steps else {}
+            goodput.write()
+            goodput.tell()
             if jax.process_index() == 0:
                 newest = [line for line in read_metrics(workdir) if 'train/loss' in line][-1]
-                write_json(results, finish(config, state, newest, probes, initial, meter, data))
+                write_json(results, finish(config, state, newest, probes, initial, meter, data)
+                           | goodput.shares())
     say(f'finished at step {total_steps}; results in {results}')
     return 0
 
@@ -168,17 +190,32 @@ def initial_probe(config, workdir, method, state, data, mesh) -> dict[str, float
     return initial
 
 
-def stop_if_not_finite(workdir, step, metrics, image_ids) -> None:
-    """Ends the run on a loss or gradient that is not finite, before it reaches a checkpoint."""
-    bad = [name for name in ('loss', 'gradient_norm') if not abs(metrics[name]) < float('inf')]
-    if bad:
-        path = pathlib.Path(workdir) / f'not_finite_process{jax.process_index()}.json'
-        write_json(path, {'step': step, 'metrics': {k: str(v) for k, v in metrics.items()},
-                          'image_ids': image_ids.tolist()})
+class NonFiniteGuard:
+    """Reports the steps that the training step skipped, and ends a run that does little else."""
+
+    def __init__(self, workdir, most: int):
+        self._path = pathlib.Path(workdir) / f'not_finite_process{jax.process_index()}.json'
+        self._most = most
+        self._reports = []
+        self.skipping = False
+
+    def check(self, step, metrics, image_ids) -> None:
+        """Raises a UserError at the last of `most` steps in a row that were not finite."""
+        self.skipping = metrics['skipped'] > 0
+        if not self.skipping:
+            return
+        bad = next(name for name in ('loss', 'gradient_norm') if not math.isfinite(metrics[name]))
+        self._reports.append({'step': step, 'metrics': {k: str(v) for k, v in metrics.items()},
+                              'image_ids': image_ids.tolist()})
+        write_json(self._path, self._reports)
+        what = (f'{bad} is {metrics[bad]} at step {step}; images {", ".join(image_ids[:3])} ... '
+                f'(all in {self._path})')
+        if metrics['skipped'] < self._most:
+            say(f'{what}; this step is skipped')
+            return
         raise UserError(
-            f'{bad[0]} is {metrics[bad[0]]} at step {step}; images {", ".join(image_ids[:3])} ... '
-            f'(all in {path}). Lower config.optim.learning_rate or look at these images, then run '
-            'the same command: it goes on from the last checkpoint')
+            f'{what}, as in the {self._most - 1} steps before it. Lower config.optim.learning_rate or '
+            'look at these images, then run the same command: it goes on from the last checkpoint')
 
 
 def finish(config, state, metrics, probes, initial, meter, data) -> dict:

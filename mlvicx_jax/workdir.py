@@ -1,5 +1,6 @@
 """The folder of one run: it belongs to one config, and a resume must bring the same."""
 
+import hashlib
 import json
 import pathlib
 
@@ -53,6 +54,28 @@ def claim(workdir: pathlib.Path, config) -> None:
     except json.JSONDecodeError as error:
         raise UserError(f'{path} is not valid JSON ({error}); restore it, or give a new '
                         '--workdir') from error
+
+
+def identity(config) -> str:
+    """The config without what may differ between the hosts of a run."""
+    return json.dumps({name: value for name, value in _flat(json.loads(
+        config.to_json_best_effort())).items() if name not in FREE}, sort_keys=True)
+
+
+def _flat(tree: dict, prefix: str = '') -> dict:
+    found = {}
+    for key, value in tree.items():
+        found |= _flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def code_hash() -> str:
+    """sha256 of this package's sources, by file name."""
+    digest = hashlib.sha256()
+    package = pathlib.Path(__file__).parent
+    for path in sorted(package.rglob('*.py')):
+        digest.update(str(path.relative_to(package)).encode() + b'\0' + path.read_bytes())
+    return digest.hexdigest()
 
 
 def differences(old: dict, new: dict, prefix: str = '') -> dict[str, str]:

@@ -28,6 +28,16 @@ def pytest_configure(config):
     flags.FLAGS.mark_as_parsed()  # grain reads a flag of its own, which raises outside app.run
 
 
+ONE_BY_ONE = 'test_methods', 'test_step'  # files whose tests share nothing worth sharing
+
+
+def pytest_collection_modifyitems(items):
+    """Two workers share the tests by files, so that what a file's tests share is made once."""
+    for item in items:
+        if item.path.stem not in ONE_BY_ONE:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory):
     """The folder of the phantom of `tiny.get_config`, prepared."""

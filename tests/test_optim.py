@@ -10,7 +10,6 @@ import optax
 import pytest
 
 from mlvicx_jax import optim
-from mlvicx_jax.errors import UserError
 
 STEPS, DECAY, ETA, MOMENTUM = 40, 1e-2, 1e-3, 0.9
 
@@ -137,11 +136,6 @@ def test_a_constant_part_keeps_its_rate():
     for name in ('w', 'b'):
         np.testing.assert_allclose([m['predictor'][name].ravel()[0] for m in moves], -1.6, rtol=1e-5)
     assert abs(moves[-1]['encoder']['w'][0, 0]) < 0.1
-
-
-def test_unknown_optimiser_is_a_users_mistake():
-    with pytest.raises(UserError, match="'adam'.*lars, lars_simclr, sgd, adamw"):
-        constant(name='adam')
 
 
 @pytest.mark.parametrize('scale,peak', [(True, 0.05), (False, 0.2)])

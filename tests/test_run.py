@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from conftest import ROOT
+from configs import quickstart
 import tiny
 from mlvicx_jax import methods, optim, parallel, state as states, train
 
@@ -236,7 +237,7 @@ def test_preview_writes_a_sheet_of_views(tmp_path, data_dir):
 
 OPTIONS = {'base.py': [], 'mlvicx.py': [
     '', 'paper', 'released', 'loss=global', 'loss=multi_level', 'loss=both', 'context=off',
-    'context=on', 'released,loss=global,context=off']}
+    'context=on', 'released,loss=global,context=off'], 'quickstart.py': list(quickstart.METHOD)}
 
 
 @pytest.mark.parametrize('name,option', [
@@ -252,9 +253,10 @@ def test_every_config_builds_its_method_and_optimiser(name, option):
     state = jax.eval_shape(
         lambda: states.create(method, optimizer, config.seed, None))
     assert state.params['encoder'] and state.step.dtype == jnp.int32
-    assert method.reference_levels(config.batch_size)['level/floor'] > 0
+    levels = method.reference_levels(config.batch_size)
+    assert all(value > 0 for value in levels.values()) and (levels or option or name != 'mlvicx.py')
     heads = {key.removeprefix('expander_') for key in state.params if 'expander' in key}
-    if option:
+    if name == 'mlvicx.py' and option:
         wanted = re.search(r'loss=(\w+)', option)
         wanted = wanted.group(1) if wanted else 'both'
         assert heads == ({'global', 'multi_level'} if wanted == 'both' else {wanted})
@@ -289,7 +291,7 @@ HOUSE = [
     ('mlvicx_jax/models/*.py', LOOP | {f'mlvicx_jax.{name}' for name in (
         'data', 'methods', 'evaluation', 'losses', 'optim', 'prepare')}),
     ('mlvicx_jax/losses.py', {'mlvicx_jax', 'flax', 'configs'}),
-    ('mlvicx_jax/methods/*.py', LOOP | {'mlvicx_jax.evaluation', 'mlvicx_jax.prepare'}),
+    ('mlvicx_jax/methods/**/*.py', LOOP | {'mlvicx_jax.evaluation', 'mlvicx_jax.prepare'}),
     ('mlvicx_jax/data/*.py', LOOP | {'mlvicx_jax.models', 'mlvicx_jax.methods'}),
     ('mlvicx_jax/data/[ps]*.py', {'jax', 'flax'}),
     ('mlvicx_jax/step.py', {'mlvicx_jax.data', 'mlvicx_jax.methods', 'mlvicx_jax.losses'}),
@@ -308,7 +310,7 @@ def test_imports_point_one_way(pattern, forbidden):
     assert set(found) - allowed == set()
 
 
-def test_only_the_step_and_the_norm_know_collectives():
+def test_only_step_rows_and_norm_know_collectives():
     knowing = {path.name for path in (ROOT / 'mlvicx_jax').rglob('*.py')
                if re.search(r'shard_map\(|all_gather\(|pmean\(|psum\(', path.read_text())}
-    assert knowing == {'step.py'}
+    assert knowing == {'step.py', 'rows.py', 'norm.py'}

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
 import numpy as np
+import optax
 import pytest
 
 from conftest import ROOT
@@ -106,6 +107,35 @@ def test_batch_statistics_of_one_device_alone_are_refused():
     batch = {'image': jax.ShapeDtypeStruct((16, 96, 96, 1), np.uint8)}
     with pytest.raises(ValueError, match='vary|varying|replicat'):
         step.func.lower(*step.args, state, batch)
+
+
+class Poisoned:
+    """One number, whose loss is not finite where the batch says so."""
+
+    init = staticmethod(lambda key: ({'params': {'w': jnp.ones(3)}, 'batch_stats': {'n': jnp.zeros(1)}}, {}))
+    views = staticmethod(lambda keys, batch: batch)
+    forward = staticmethod(lambda variables, state, views, key: (
+        {'z': views['image'].reshape(len(views['image']), -1) * variables['params']['w']},
+        {'n': variables['batch_stats']['n'] + 1}, state))
+    loss = staticmethod(lambda out, state: (out['z'].sum(), {}))
+    update = staticmethod(lambda state, params, out, progress: state)
+
+
+def test_a_step_that_is_not_finite_leaves_nothing_but_its_count():
+    mesh, config = mesh_of(2), tiny.get_config()
+    optimizer = optax.sgd(0.1)
+    state = states.create(Poisoned, optimizer, 0, parallel.replicated(mesh))
+    step = make_train_step(Poisoned, optimizer, mesh, config.seed, 10)
+    found = []
+    for poison in (0, np.nan, np.inf, 0):
+        image = np.ones((4, 3), np.float32)
+        image[3, 1] += poison  # on the second device
+        state, metrics, _ = step(state, parallel.to_global({'image': image}, mesh))
+        found.append((int(state.step), int(metrics['skipped']), float(state.batch_stats['n'][0]),
+                      np.asarray(state.params['w']).tolist()))
+    steps, skipped, passes, w = zip(*found)
+    assert steps == (1, 2, 3, 4) and skipped == (0, 1, 2, 0) and passes == (1, 1, 1, 2)
+    assert w[0] == w[1] == w[2] != w[3] and np.isfinite(w[3]).all()
 
 
 def test_rows_follow_their_place_in_the_global_batch():
