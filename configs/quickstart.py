@@ -13,6 +13,13 @@ import importlib
 METHOD = {
     'mlvicx': dict(widths=(512, 512, 512), var_reduce='mean'),
     'vicreg': dict(widths=(512, 512, 512)),
+    'simclr': dict(widths=(128, 128, 128)),
+    'barlow_twins': dict(widths=(512, 512, 512)),
+    'supervised': dict(labels=9),  # the phantom's eight findings and No Finding
+    'moco_v2': dict(widths=(128, 128), queue=1024, momentum=0.99),
+    'inter_moco': dict(queue=1024, momentum=0.99),
+    'byol': dict(projector=(512, 64), predictor=(512, 64)),
+    'simsiam': dict(projector=(128, 128, 512), predictor=(128, 512)),
 }
 
 
@@ -29,8 +36,9 @@ def get_config(method='mlvicx'):
     config.data.stored_size = 128
     config.data.image_size = 96
     config.model.width = 16
-    for view in ('first', 'second'):
-        config.views[view].update(area=(0.3, 1.0), rotation=0.0)
+    for view in config.views.values():
+        if view.area[0] < 1:  # a method that shows the whole frame keeps its own geometry
+            view.update(area=(0.3, 1.0), rotation=0.0)
     config.optim.update(name='adamw', learning_rate=2e-3, scale_with_batch=False,
                         weight_decay=1e-4, warmup_epochs=1.0, final_factor=0.001)
     config.log_every_steps = 20

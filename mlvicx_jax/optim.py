@@ -3,6 +3,8 @@
 import jax
 import optax
 
+from mlvicx_jax.errors import UserError
+
 NAMES = 'lars', 'lars_simclr', 'sgd', 'adamw'
 TRUST = 0.001  # of LARS, in SimCLR, BYOL, Barlow Twins and VICReg alike
 
@@ -44,6 +46,9 @@ def create(config, batch_size: int, steps_per_epoch: int,
         return optax.scale_by_learning_rate(lambda step: factor * schedule_(step))
 
     def parts(params):
+        if unknown := set(config.constant) - set(params):
+            raise UserError(f'config.optim.constant names {", ".join(map(repr, sorted(unknown)))}; the '
+                            f'parts of this network are {", ".join(sorted(params))}')
         return {name: jax.tree.map(
             lambda leaf: 'constant' if name in config.constant else
             'matrix' if leaf.ndim > 1 else 'vector', part) for name, part in params.items()}

@@ -16,7 +16,8 @@ def preview(config, path) -> int:
     """Writes a sheet of the first training images, each beside its views."""
     method = methods.create(config)
     stream = pipeline.train_batches(open_data(config).splits['train'], ROWS, config.seed)
-    batch = {'image': next(stream)['image']}
+    examples = next(stream)
+    batch = {name: examples[name] for name in ('image', 'labels')}
     stream.close()
     draw = jax.jit(lambda key: method.views(jax.random.split(key, ROWS), batch))
     views, titles = [], []

@@ -15,6 +15,15 @@ def own(count: int) -> jax.Array:
     return lax.axis_index(AXIS) * count + jnp.arange(count)
 
 
+def permutation(key: jax.Array, count: int) -> jax.Array:
+    """A random order [B] of the global batch, of which this device holds `count` rows.
+
+    Args:
+        key: the same on every device.
+    """
+    return jax.random.permutation(key, count * lax.axis_size(AXIS))
+
+
 def permute(x: jax.Array, order: jax.Array) -> jax.Array:
     """This device's rows of x[order], x being the whole batch.
 

@@ -25,5 +25,5 @@ def test_one_device_is_four_and_a_restart_goes_on(name, data_dir, tmp_path):
     # The comparison sees training, not a state that stands still.
     before, after = tiny.leaves(first), tiny.leaves(four)
     still = [path for path in after if np.array_equal(before[path], after[path])]
-    assert not [path for path in still if 'bias' not in path], still
+    assert not [path for path in still if 'bias' not in path and path != '.skipped'], still
     assert any(key.endswith('_1') for key in out_1)

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from mlvicx_jax import optim
+from mlvicx_jax.errors import UserError
 
 STEPS, DECAY, ETA, MOMENTUM = 40, 1e-2, 1e-3, 0.9
 
@@ -136,6 +137,11 @@ def test_a_constant_part_keeps_its_rate():
     for name in ('w', 'b'):
         np.testing.assert_allclose([m['predictor'][name].ravel()[0] for m in moves], -1.6, rtol=1e-5)
     assert abs(moves[-1]['encoder']['w'][0, 0]) < 0.1
+
+
+def test_a_constant_part_that_does_not_exist_is_a_users_mistake():
+    with pytest.raises(UserError, match="'predicter'; the parts of this network are encoder"):
+        constant(constant=('predicter',)).init({'encoder': {'w': np.ones((2, 2))}})
 
 
 @pytest.mark.parametrize('scale,peak', [(True, 0.05), (False, 0.2)])

@@ -1,0 +1,122 @@
+"""All methods under one budget on the phantom: the quickstart of each, for several seeds.
+
+  python -m benchmarks.compare --out=workdirs/compare [--methods byol simsiam] [--seeds 0 1 2] [--jobs 2] \
+      [--config.FIELD=VALUE ...]
+
+Every run is `main.py --config=configs/quickstart.py:METHOD` in `OUT/METHOD/seed<N>`: a finished one
+is kept, an unfinished one goes on. `--jobs` runs share the cores evenly. Prints a Markdown table and
+writes it with the numbers of every run to `OUT/compare.json`. Nothing is selected: the last step's
+encoder is read, once.
+
+Intervals are 95 % t-intervals over seeds; the difference to MLVICX is paired by seed, with the p-value
+of a paired t-test, not corrected for the number of methods.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+
+import numpy as np
+from scipy import stats
+
+from configs.quickstart import METHOD as METHODS
+from mlvicx_jax.log import read_metrics, write_json
+
+ROOT = pathlib.Path(__file__).parents[1]
+READINGS = ('probe/auroc', 'probe/auroc_init', 'probe/auroc_init_uncalibrated', 'knn/auroc')
+
+
+def run(workdir: pathlib.Path, method: str, seed: int, overrides: list[str], cores: set[int]) -> None:
+    """One run to its end, on some of the cores; its output is in `output.txt` of its workdir."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / 'output.txt', 'a') as output:
+        subprocess.run(
+            [sys.executable, ROOT / 'main.py', f'--config={ROOT}/configs/quickstart.py:{method}',
+             f'--workdir={workdir}', *overrides, f'--config.seed={seed}'],
+            check=True, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores))
+
+
+def run_all(out, methods, seeds, jobs, overrides) -> None:
+    free = queue.SimpleQueue()
+    for cores in np.array_split(sorted(os.sched_getaffinity(0)), jobs):
+        free.put({int(core) for core in cores})
+
+    def work(method, seed):
+        cores = free.get()
+        try:
+            run(out / method / f'seed{seed}', method, seed, overrides, cores)
+        finally:
+            free.put(cores)
+        print(f'{method} seed {seed} done', flush=True)
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(work, method, seed) for method in methods for seed in seeds
+                     if not (out / method / f'seed{seed}' / 'results.json').exists()]:
+            done.result()
+
+
+def read(workdir: pathlib.Path) -> dict[str, float]:
+    """What a finished run ended with, and the loss it began with."""
+    results = json.loads((workdir / 'results.json').read_text())
+    losses = [line['train/loss'] for line in read_metrics(workdir) if 'train/loss' in line]
+    statistics = {kind: min(value for name, value in results.items()
+                            if name.startswith(f'train/{kind}/')) for kind in ('std', 'rankme')}
+    return {name: results[name] for name in READINGS} | statistics | {
+        'first_loss': losses[0], 'loss': losses[-1], 'device': results['device']}
+
+
+def interval(values: np.ndarray) -> str:
+    """Mean with its 95 % t-interval."""
+    if len(values) < 2:
+        return f'{values[0]:.3f}'
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return f'{values.mean():.3f} ± {half:.3f}'
+
+
+def table(runs: dict[str, list[dict]]) -> str:
+    """Markdown, a row for each method, in the order of its mean probe."""
+    lines = ['| method | probe AUROC | minus MLVICX (p) | initial: calibrated, not | kNN | '
+             'loss, first to last logged | least std | least RankMe |', '|---|---|---|---|---|---|---|---|']
+    column = lambda method, name: np.array([run[name] for run in runs[method]])
+    for method in sorted(runs, key=lambda m: -column(m, 'probe/auroc').mean()):
+        probe, difference = column(method, 'probe/auroc'), ''
+        if method != 'mlvicx' and 'mlvicx' in runs:
+            pairs = probe - column('mlvicx', 'probe/auroc')
+            difference = interval(pairs)
+            if len(pairs) > 1:
+                difference += f' ({stats.ttest_1samp(pairs, 0).pvalue:.2f})'
+        initial = [column(method, name).mean() for name in READINGS[1:3]]
+        lines.append(
+            f'| {method} | {interval(probe)} | {difference} | {initial[0]:.3f}, {initial[1]:.3f} | '
+            f'{interval(column(method, "knn/auroc"))} | '
+            f'{column(method, "first_loss").mean():.3g} to {column(method, "loss").mean():.3g} | '
+            f'{column(method, "std").min():.2g} | {column(method, "rankme").min():.3g} |')
+    return '\n'.join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', required=True, type=pathlib.Path)
+    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--jobs', type=int, default=1)
+    arguments, overrides = parser.parse_known_args()
+    out = arguments.out.absolute()
+    run_all(out, arguments.methods, arguments.seeds, arguments.jobs, overrides)
+    runs = {method: [read(out / method / f'seed{seed}') for seed in arguments.seeds]
+            for method in arguments.methods}
+    text = table(runs)
+    write_json(out / 'compare.json', {'overrides': overrides, 'seeds': arguments.seeds, 'runs': runs,
+                                      'table': text.splitlines()})
+    print(text)
+
+
+if __name__ == '__main__':
+    main()
