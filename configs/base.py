@@ -26,7 +26,9 @@ def get_config():
     config.data.prefetch = 4  # batches
 
     # ResNet-18 with context bottlenecks.
-    config.model = ConfigDict(dict(width=64, context=True, reduction=2, zero_init_residual=False))
+    config.model = ConfigDict(dict(
+        width=64, context=True, reduction=2, zero_init_residual=False,
+        remat=False))  # less memory for more arithmetic: for batches that do not fit
     # Initial encoder: '' for random weights, or a file, an exported folder, the workdir of a run.
     config.init = ''
 

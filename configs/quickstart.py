@@ -18,6 +18,9 @@ METHOD = {
     'supervised': dict(labels=9),  # the phantom's eight findings and No Finding
     'moco_v2': dict(widths=(128, 128), queue=1024, momentum=0.99),
     'inter_moco': dict(queue=1024, momentum=0.99),
+    'pcrl_v2': dict(local_size=72),
+    'pcrl_v1': dict(queue=1024, momentum=0.99),
+    'caid': dict(widths=(128, 128), queue=1024, momentum=0.99),
     'byol': dict(projector=(512, 64), predictor=(512, 64)),
     'simsiam': dict(projector=(128, 128, 512), predictor=(128, 512)),
 }
@@ -38,7 +41,9 @@ def get_config(method='mlvicx'):
     config.model.width = 16
     for view in config.views.values():
         if view.area[0] < 1:  # a method that shows the whole frame keeps its own geometry
-            view.update(area=(0.3, 1.0), rotation=0.0)
+            view.rotation = 0.0
+        if view.area[0] < view.area[1] == 1:  # a method with small crops keeps them small
+            view.area = (0.3, 1.0)
     config.optim.update(name='adamw', learning_rate=2e-3, scale_with_batch=False,
                         weight_decay=1e-4, warmup_epochs=1.0, final_factor=0.001)
     config.log_every_steps = 20

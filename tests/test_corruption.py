@@ -1,4 +1,4 @@
-"""Corruptions: what they may touch, and how often, against the official procedure drawn in NumPy."""
+"""Corruptions: what they touch, and how often, against the official procedures in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -77,9 +77,9 @@ def np_shuffled(rng, picture, size=224):
 
 @pytest.fixture(scope='module')
 def kinds():
-    """1200 corruptions of one picture by their kind, and the picture."""
-    views = numbered(1200, 224)
-    found = np.asarray(cut_or_shuffle(keys(1200), views))[..., 0]
+    """800 corruptions of one picture by their kind, and the picture."""
+    views = numbered(800, 224)
+    found = np.asarray(cut_or_shuffle(keys(800), views))[..., 0]
     picture = np.asarray(views[0, ..., 0])
     black, changed = (found == 0).mean((1, 2)), (found != picture).any((1, 2))
     border = (found[:, :3] == 0).all((1, 2))  # no window reaches the first rows
@@ -90,9 +90,9 @@ def kinds():
 
 def test_kinds_are_as_frequent_as_in_the_official_code(kinds):
     _, kinds = kinds
-    assert sum(map(len, kinds.values())) == 1200
+    assert sum(map(len, kinds.values())) == 800
     for kind, share in {'inner': 0.30, 'outer': 0.05, 'shuffle': 0.30, 'none': 0.35}.items():
-        assert abs(len(kinds[kind]) / 1200 - share) < 4 * (share * (1 - share) / 1200) ** 0.5, kind
+        assert abs(len(kinds[kind]) / 800 - share) < 4 * (share * (1 - share) / 800) ** 0.5, kind
 
 
 @pytest.mark.parametrize('kind,low,high', [('inner', 10, 70), ('outer', 224 - 70, 224 - 50)])
@@ -137,20 +137,20 @@ def test_shuffle_swaps_small_boxes_of_the_uncorrupted_picture(kinds):
     assert abs(ours.mean() - theirs.mean()) < 4 * error
 
 
-def test_lengths_scale_with_the_view():
+def test_lengths_scale_with_the_view(kinds):
     views = numbered(300, 56)
     found = np.asarray(cut_or_shuffle(keys(300), views))
     changed = (found != views)[..., 0]
     for edge in (changed[:, 0], changed[:, -1], changed[:, :, 0], changed[:, :, -1]):
         assert 0 < edge.any(1).mean() < 0.12  # the outer cut-out's alone: margins are 1 pixel
-    black = (found == 0).mean((1, 2, 3))
-    full = np.asarray(cut_or_shuffle(keys(300), numbered(300, 224)) == 0).mean((1, 2, 3))
-    np.testing.assert_allclose(black.mean(), full.mean(), rtol=0.15)
+    full = sum((part == 0).mean((1, 2)).sum() for part in kinds[1].values()) / 800
+    np.testing.assert_allclose((found == 0).mean(), full, rtol=0.15)
 
 
-def test_a_view_depends_on_its_own_key_alone():
+@pytest.mark.parametrize('corrupt', [cut_out, cut_or_shuffle])
+def test_a_view_depends_on_its_own_key_alone(corrupt):
     views = jnp.asarray(np.random.default_rng(0).uniform(size=(12, 56, 56, 1)), jnp.float32)
-    for corrupt in (cut_out, cut_or_shuffle):
-        whole, part = corrupt(keys(12), views), corrupt(keys(12)[4:8], views[4:8])
-        np.testing.assert_array_equal(whole[4:8], part)
-        assert (np.asarray(corrupt(keys(12, 1), views)) != whole).any()
+    order = np.roll(np.arange(12), 5)
+    whole = np.asarray(corrupt(keys(12), views))
+    np.testing.assert_array_equal(corrupt(keys(12)[order], views[order]), whole[order])
+    assert (np.asarray(corrupt(keys(12, 1), views)) != whole).any()

@@ -1,4 +1,4 @@
-"""The U-Net's decoder: the table of its channels, its sizes, and its blocks as PyTorch computes them."""
+"""The U-Net's decoder: its channels and sizes, its blocks against PyTorch, its initial weights."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from mlvicx_jax.models.decoder import Decoder, restoration_head
 from mlvicx_jax.models.resnet import ResNet18
 
 LEVELS = ('stage4', 'stage3', 'stage2', 'stage1', 'stem')
-# (channels from below, of the skip, out) of the five blocks at width 64: segmentation_models_pytorch
+# Channels from below, of the skip, and out, at width 64: segmentation_models_pytorch
 TABLE = (512, 256, 256), (256, 128, 128), (128, 64, 64), (64, 64, 32), (32, 0, 16)
 
 
@@ -52,7 +52,8 @@ def test_blocks_are_torchs(skips):
     features = {level: np.float32(rng.normal(size=(3, n, n, c)))
                 for level, n, c in zip(LEVELS, (2, 3, 5, 10, 20), channels)}
     decoder = Decoder(width, skips, axis_name=None)
-    variables = jax.jit(decoder.init, static_argnums=(2, 3))(jax.random.key(0), features, size, True)
+    variables = jax.jit(decoder.init, static_argnums=(2, 3))(
+        jax.random.key(0), features, size, True)
     params = jax.tree.map(lambda x: x + np.float32(0.1 * rng.normal(size=x.shape)),
                           variables['params'])
     maps, _ = jax.jit(lambda params: decoder.apply(

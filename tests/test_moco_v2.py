@@ -5,7 +5,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -13,7 +12,6 @@ import tiny
 from configs import moco_v2 as recipe
 from mlvicx_jax import methods, optim
 from mlvicx_jax.data.augment import standardise
-from mlvicx_jax.models.norm import AXIS
 
 BATCH, KEY = 8, jax.random.key(7)
 
@@ -26,28 +24,10 @@ def method():
 @pytest.fixture(scope='module')
 def step(method):
     """One pass from the initial state: what went in, came out, and the gradient into both trees."""
-    variables, state = jax.jit(method.init)(jax.random.key(0))
     rng = np.random.default_rng(0)
     views = {name: jnp.asarray(rng.uniform(size=(BATCH, 80, 80, 1)), jnp.float32)
              for name in ('first', 'second')}
-    mesh = jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-    forward = jax.shard_map(method.forward, mesh=mesh, in_specs=(P(), P(), P(AXIS), P()),
-                            out_specs=(P(AXIS), P(), P()))
-
-    @jax.jit
-    def run(variables, state):
-        def loss(params, key_params):
-            key = state['key'] | {'params': key_params}
-            out, stats, new = forward(
-                variables | {'params': params}, state | {'key': key}, views, KEY)
-            return method.loss(out, state)[0], (out, stats, new)
-        (_, aux), gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)(
-            variables['params'], state['key']['params'])
-        return *aux, gradient
-
-    out, stats, new, gradient = jax.tree.map(np.asarray, run(variables, state))
-    return dict(variables=variables, state=state, views=views, out=out, stats=stats, new=new,
-                gradient=gradient)
+    return tiny.one_pass(method, views, KEY)
 
 
 @pytest.fixture(scope='module')

@@ -1,5 +1,7 @@
 """The network against torchvision's list of tensors, and its own parts against NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
@@ -199,6 +201,38 @@ def test_grouped_batchnorm_is_one_batchnorm_a_group_on_any_number_of_devices(dev
     for name in ('mean', 'var'):
         running = [stats['batch_stats'][name] for _, stats in parts]
         np.testing.assert_allclose(new['batch_stats'][name], np.mean(running, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_remat_gives_the_same_numbers():
+    x = jax.random.normal(jax.random.key(0), (4, 64, 64, 3))
+    variables = ResNet18(8, axis_name=None).init(jax.random.key(1), x)
+
+    def loss(remat, params):
+        features, new = ResNet18(8, axis_name=None, remat=remat).apply(
+            variables | {'params': params}, x, True, mutable=['batch_stats'])
+        return jnp.square(features['stage4']).sum(), new
+
+    gradient = lambda remat: jax.jit(jax.grad(functools.partial(loss, remat), has_aux=True))
+    again, kept = (jax.tree.leaves(gradient(remat)(variables['params'])) for remat in (True, False))
+    for a, b in zip(again, kept):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
+def test_remat_hands_the_backward_pass_a_quarter():
+    images = jax.ShapeDtypeStruct((16, 224, 224, 3), jnp.float32)
+
+    def residuals(remat):
+        encoder = ResNet18(axis_name=None, remat=remat)
+        variables = init(encoder, jnp.zeros((1, 224, 224, 3)))
+
+        def backward(variables, images):
+            loss = lambda params: encoder.apply(
+                variables | {'params': params}, images, True, mutable=['batch_stats'])[0]['pooled'].sum()
+            return jax.vjp(loss, variables['params'])[1]
+
+        return size(jax.eval_shape(backward, variables, images))
+
+    assert residuals(True) < 0.3 * residuals(False)
 
 
 def test_zero_initialised_blocks_start_as_their_shortcuts():

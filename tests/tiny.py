@@ -7,7 +7,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec as P
 import numpy as np
 
 from mlvicx_jax import methods, optim, parallel, state as states
@@ -28,7 +28,7 @@ METHOD = {
     'simsiam': dict(projector=(16, 16, 16), predictor=(8, 16)),
     'barlow_twins': dict(widths=(16, 16, 16)),
     'inter_moco': dict(width=8, queue=64, momentum=0.9),
-    'pcrl_v1': dict(widths=(8, 8), queue=96, momentum=0.9),
+    'pcrl_v1': dict(widths=(8, 8), queue=80, momentum=0.9),
     'caid': dict(widths=(16, 8), queue=64, momentum=0.9),
     'pcrl_v2': dict(local_size=66),
     'supervised': dict(labels=9),
@@ -128,3 +128,30 @@ def train_in_double(argument, data_dir, devices, steps=6, again=None):
         last, metrics, out = jax.tree.map(np.asarray, run(state, steps))
         resumed, _, _ = run(checkpoints.restore(like), steps)
     return first, last, metrics, out, jax.tree.map(np.asarray, resumed)
+
+
+def one_pass(method, views, key):
+    """A pass of a momentum-contrast method from its initial state, on one device.
+
+    What went in (variables, state), what came out (out, stats, new: the state) and the gradient into
+    the query's and into the key network's parameters.
+    """
+    variables, state = jax.jit(method.init)(jax.random.key(0))
+    mesh = jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    forward = jax.shard_map(method.forward, mesh=mesh, in_specs=(P(), P(), P(AXIS), P()),
+                            out_specs=(P(AXIS), P(), P()))
+
+    @jax.jit
+    def run(variables, state):
+        def loss(params, key_params):
+            key_network = state['key'] | {'params': key_params}
+            out, stats, new = forward(
+                variables | {'params': params}, state | {'key': key_network}, views, key)
+            return method.loss(out, state)[0], (out, stats, new)
+        (_, aux), gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+            variables['params'], state['key']['params'])
+        return *aux, gradient
+
+    out, stats, new, gradient = jax.tree.map(np.asarray, run(variables, state))
+    return dict(variables=variables, state=state, views=jax.tree.map(np.asarray, views), out=out,
+                stats=stats, new=new, gradient=gradient)

@@ -33,6 +33,7 @@ class Method(BaseMethod):
     momentum: float = 0.99
 
     def __post_init__(self):
+        super().__post_init__()
         check_widths(self.projector, self.predictor)
         if not 0 <= self.momentum <= 1:
             raise ValueError(f'momentum={self.momentum}, expected a number from 0 to 1')

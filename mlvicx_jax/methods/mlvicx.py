@@ -65,14 +65,12 @@ class Method(BaseMethod):
     var_reduce: str = 'mean'
 
     def __post_init__(self):
+        super().__post_init__()
         if self.loss_heads not in ('both', *HEADS):
             raise ValueError(f"loss_heads={self.loss_heads!r} is none of 'both', 'global', "
                              "'multi_level'")
         if self.aggregation not in ('concat', 'sum'):
             raise ValueError(f"aggregation={self.aggregation!r} is neither 'concat' nor 'sum'")
-        if not self.widths or not all(type(w) is int and w > 0 for w in self.widths):
-            raise ValueError(f'widths={self.widths}, expected positive whole numbers such as '
-                             '(2048, 2048, 2048)')
         self.criterion  # refuses a reading that it does not know
 
     @property

@@ -27,6 +27,7 @@ class Method(BaseMethod):
     temperature: float = 0.1
 
     def __post_init__(self):
+        super().__post_init__()
         if self.temperature <= 0:
             raise ValueError(f'temperature={self.temperature}, expected a number above 0')
 

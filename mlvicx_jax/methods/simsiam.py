@@ -23,6 +23,7 @@ class Method(BaseMethod):
     predictor: tuple[int, ...] = (512, 2048)
 
     def __post_init__(self):
+        super().__post_init__()
         check_widths(self.projector, self.predictor)
 
     @property

@@ -35,10 +35,6 @@ class Method(BaseMethod):
 
     labels: int = 15
 
-    def __post_init__(self):
-        if self.labels < 1:
-            raise ValueError(f'labels={self.labels}, expected 1 or more')
-
     @property
     def network(self):
         return Classifier(self.encoder, self.labels)

@@ -27,6 +27,7 @@ class Method(BaseMethod):
     var_reduce: str = 'mean'
 
     def __post_init__(self):
+        super().__post_init__()
         self.criterion  # refuses a reading that it does not know
 
     @property

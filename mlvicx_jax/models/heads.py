@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from mlvicx_jax.models.context import torch_uniform
 from mlvicx_jax.models.norm import AXIS, batch_norm
+from mlvicx_jax.models.precision import wide
 from mlvicx_jax.models.resnet import LEVELS
 
 
@@ -16,7 +17,7 @@ class Concatenate(nn.Module):
     @nn.compact
     def __call__(self, features):
         return jnp.concatenate(
-            [features[level].astype(jnp.float32).mean((1, 2)) for level in LEVELS], -1)
+            [wide(features[level]).mean((1, 2)) for level in LEVELS], -1)
 
 
 def resize_then_pool(size: int, grid: int, cells: int) -> np.ndarray:
@@ -57,7 +58,7 @@ class ResizeProjectSum(nn.Module):
             pooled = jnp.einsum('ph,bhwc,qw->bpqc', rows, y, columns)
             total += nn.Dense(self.features, dtype=self.dtype, kernel_init=torch_uniform,
                               name=f'project_{level}')(pooled)
-        return total.reshape(total.shape[0], -1).astype(jnp.float32)
+        return wide(total.reshape(total.shape[0], -1))
 
 
 class MLP(nn.Module):
@@ -100,4 +101,4 @@ class MLP(nn.Module):
             elif self.last_norm != 'none':
                 x = batch_norm_(name=f'bn{i}', use_scale=self.last_norm != 'plain',
                                 use_bias=self.last_norm == 'affine')(x)
-        return x.astype(jnp.float32)
+        return wide(x)

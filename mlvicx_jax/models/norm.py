@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax import lax
 
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.models.precision import wide
 
 AXIS = 'data'  # the one mesh axis; BatchNorm averages its statistics over it
 EPSILON = 1e-5
@@ -52,7 +53,7 @@ class GroupedBatchNorm(nn.Module):
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
         running_var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
         if self.use_running_average or self.is_initializing():
-            groups = x.astype(jnp.float32)[None]
+            groups = wide(x)[None]
             mean, var = running_mean.value[None], running_var.value[None]
         else:
             groups, mean, var = self._moments(x)
@@ -78,7 +79,7 @@ class GroupedBatchNorm(nn.Module):
             raise UserError(f'{self.groups} BatchNorm groups do not fit {devices} devices with '
                             f'{len(x)} rows each; devices and groups must divide one another, and '
                             'the groups the batch')
-        groups = x.astype(jnp.promote_types(jnp.float32, x.dtype)).reshape(here, -1, *x.shape[1:])
+        groups = wide(x).reshape(here, -1, *x.shape[1:])
         axes = tuple(range(1, groups.ndim - 1))
         moments = jnp.stack([groups.mean(axes), jnp.square(groups).mean(axes)])
         if devices > self.groups:

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from mlvicx_jax.models.context import ContextBottleneck
 from mlvicx_jax.models.norm import AXIS, batch_norm
+from mlvicx_jax.models.precision import wide
 
 LEVELS = ('stem', 'stage1', 'stage2', 'stage3', 'stage4')
 
@@ -55,6 +56,8 @@ class ResNet18(nn.Module):
       momentum: of the running statistics; 0 keeps those of the last batch alone.
       zero_init_residual: whether each block starts as its shortcut alone (Goyal et al., 2017).
       norm_groups: parts of the global batch with BatchNorm statistics of their own.
+      remat: whether the inside of stem, blocks and bottlenecks is computed once more in the backward
+        pass instead of kept: the same numbers for a third more arithmetic and less memory.
     """
 
     width: int = 64
@@ -65,27 +68,33 @@ class ResNet18(nn.Module):
     momentum: float = 0.9
     zero_init_residual: bool = False
     norm_groups: int = 1
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool = False):
         norm = batch_norm(train, self.dtype, self.axis_name, self.momentum, self.norm_groups)
+        part = nn.remat if self.remat else lambda module: module
         features = {}
 
         def level(name, y):
             if self.context:
-                y = ContextBottleneck(self.reduction, self.dtype, name=f'context_{name}')(y)
+                y = part(ContextBottleneck)(self.reduction, self.dtype, name=f'context_{name}')(y)
             features[name] = y
             return y
 
-        x = nn.Conv(self.width, (7, 7), 2, padding=3, use_bias=False, dtype=self.dtype,
-                    kernel_init=he_fan_out, name='conv1')(x.astype(self.dtype))
-        x = level('stem', nn.relu(norm(name='bn1')(x)))
+        @part
+        def stem(module, x):
+            x = nn.Conv(self.width, (7, 7), 2, padding=3, use_bias=False, dtype=self.dtype,
+                        kernel_init=he_fan_out, name='conv1')(x.astype(self.dtype))
+            return nn.relu(norm(name='bn1')(x))
+
+        x = level('stem', stem(self, x))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         for stage in range(4):
             for block in range(2):
-                x = BasicBlock(self.width * 2 ** stage, 2 if stage and not block else 1,
-                               self.dtype, norm, self.zero_init_residual,
-                               name=f'layer{stage + 1}_{block}')(x)
+                x = part(BasicBlock)(self.width * 2 ** stage, 2 if stage and not block else 1,
+                                     self.dtype, norm, self.zero_init_residual,
+                                     name=f'layer{stage + 1}_{block}')(x)
             x = level(f'stage{stage + 1}', x)
-        features['pooled'] = x.astype(jnp.float32).mean((1, 2))
+        features['pooled'] = wide(x).mean((1, 2))
         return features

@@ -34,6 +34,17 @@ class BaseMethod:
     recipes: dict[str, augment.Recipe]
     image_size: int
 
+    def __post_init__(self):
+        """Refuses what no network can be built from; every whole number of a method is a size."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            size = lambda number: type(number) is int and number > 0
+            if field.type is int and not size(value):
+                raise ValueError(f'{field.name}={value!r}, expected a positive whole number')
+            if field.type == tuple[int, ...] and not (value and all(map(size, value))):
+                raise ValueError(f'{field.name}={value}, expected positive whole numbers such as '
+                                 '(512, 128)')
+
     @property
     def network(self) -> nn.Module:
         """What is trained; its part called `encoder` is what is kept."""

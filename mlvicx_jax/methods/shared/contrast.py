@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.models.precision import wide
 
 
 def normalise(x):
     """Rows of x divided by their length, in float32; a row of zeros stays one."""
-    x = x.astype(jnp.float32)
+    x = wide(x)
     # The epsilon stands inside the root: the gradient of a plain norm at 0 is NaN.
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
 

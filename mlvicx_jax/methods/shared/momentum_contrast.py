@@ -40,17 +40,11 @@ class MomentumContrast(BaseMethod):
     norm_groups: int = 2
 
     def __post_init__(self):
-        widths = self.projector.widths
-        if not widths or not all(type(w) is int and w > 0 for w in widths):
-            raise ValueError(f'the head has widths {widths}, expected positive whole numbers such '
-                             'as (512, 128)')
-        for field, valid, expected in (
-                ('queue', self.queue >= 1, '1 or more'),
-                ('momentum', 0 <= self.momentum <= 1, 'a number from 0 to 1'),
-                ('temperature', self.temperature > 0, 'a number above 0'),
-                ('norm_groups', self.norm_groups >= 1, '1 or more')):
-            if not valid:
-                raise ValueError(f'{field}={getattr(self, field)}, expected {expected}')
+        super().__post_init__()
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f'momentum={self.momentum}, expected a number from 0 to 1')
+        if not self.temperature > 0:
+            raise ValueError(f'temperature={self.temperature}, expected a number above 0')
 
     @property
     def grouped_encoder(self) -> ResNet18:

@@ -19,11 +19,7 @@ class PredictiveEmbedder(Embedder):
 
 
 def check_widths(projector: tuple[int, ...], predictor: tuple[int, ...]) -> None:
-    """Raises a ValueError unless both are widths of layers and both end in the same."""
-    for field, widths in (('projector', projector), ('predictor', predictor)):
-        if not widths or not all(type(w) is int and w > 0 for w in widths):
-            raise ValueError(f'{field}={widths}, expected positive whole numbers such as '
-                             '(512, 256)')
+    """Raises a ValueError unless both end in the same width."""
     if projector[-1] != predictor[-1]:
         raise ValueError(f'predictor={predictor} ends in {predictor[-1]}, expected the width of '
                          f'what it predicts, {projector[-1]}, the last of projector={projector}')
