@@ -160,7 +160,7 @@ def test_learning_rate_is_constant_and_blind_to_the_batch():
 
 @pytest.mark.parametrize('change,named', [
     (dict(stage_weights=(1.0,)), r'stage_weights=\(1.0,\), expected 4'),
-    (dict(width=0), r'widths \(0,\)'), (dict(queue=0), 'queue=0')])
+    (dict(width=0), 'width=0, expected a positive'), (dict(queue=0), 'queue=0')])
 def test_bad_options_are_named(method, change, named):
     with pytest.raises(ValueError, match=named):
         dataclasses.replace(method, **change)
