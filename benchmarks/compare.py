@@ -4,7 +4,7 @@
       [--config.FIELD=VALUE ...]
 
 Every run is `main.py --config=configs/quickstart.py:METHOD` in `OUT/METHOD/seed<N>`: a finished one
-is kept, an unfinished one goes on. `--jobs` runs share the cores evenly. Prints a Markdown table and
+of the same recipe and options is kept, an unfinished one goes on. `--jobs` runs share the cores evenly. Prints a Markdown table and
 writes it with the numbers of every run to `OUT/compare.json`. Nothing is selected: the last step's
 encoder is read, once.
 
@@ -24,16 +24,25 @@ import sys
 import numpy as np
 from scipy import stats
 
-from configs.quickstart import METHOD as METHODS
+from configs.quickstart import METHOD as METHODS, get_config
 from mlvicx_jax.log import read_metrics, write_json
 
 ROOT = pathlib.Path(__file__).parents[1]
 READINGS = ('probe/auroc', 'probe/auroc_init', 'probe/auroc_init_uncalibrated', 'knn/auroc')
 
 
+def finished(workdir: pathlib.Path, made_of: dict) -> bool:
+    """Whether a run is there and at its end; one of another recipe or other options is refused."""
+    if not (workdir / 'results.json').exists():
+        return False
+    if json.loads((workdir / 'made_of.json').read_text()) != made_of:
+        sys.exit(f'error: {workdir} was made with another recipe or other options; give another --out, '
+                 'or delete it to have it made again')
+    return True
+
+
 def run(workdir: pathlib.Path, method: str, seed: int, overrides: list[str], cores: set[int]) -> None:
     """One run to its end, on some of the cores; its output is in `output.txt` of its workdir."""
-    workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / 'output.txt', 'a') as output:
         subprocess.run(
             [sys.executable, ROOT / 'main.py', f'--config={ROOT}/configs/quickstart.py:{method}',
@@ -43,6 +52,8 @@ def run(workdir: pathlib.Path, method: str, seed: int, overrides: list[str], cor
 
 
 def run_all(out, methods, seeds, jobs, overrides) -> None:
+    made_of = {method: {'recipe': json.loads(get_config(method).to_json_best_effort()),
+                        'options': overrides} for method in methods}
     free = queue.SimpleQueue()
     for cores in np.array_split(sorted(os.sched_getaffinity(0)), jobs):
         free.put({int(core) for core in cores})
@@ -50,14 +61,17 @@ def run_all(out, methods, seeds, jobs, overrides) -> None:
     def work(method, seed):
         cores = free.get()
         try:
-            run(out / method / f'seed{seed}', method, seed, overrides, cores)
+            workdir = out / method / f'seed{seed}'
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_json(workdir / 'made_of.json', made_of[method])
+            run(workdir, method, seed, overrides, cores)
         finally:
             free.put(cores)
         print(f'{method} seed {seed} done', flush=True)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         for done in [pool.submit(work, method, seed) for method in methods for seed in seeds
-                     if not (out / method / f'seed{seed}' / 'results.json').exists()]:
+                     if not finished(out / method / f'seed{seed}', made_of[method])]:
             done.result()
 
 

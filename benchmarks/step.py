@@ -12,6 +12,7 @@ Markdown table.
 import argparse
 import importlib
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -30,7 +31,7 @@ LABELS = 15  # of ChestX-ray14
 
 
 def measure(name: str, batch: int, size: int, width: int, steps: int, dtype: str) -> dict:
-    """Seconds of each step but the first, seconds to compile, and peak memory in GB of this process."""
+    """Seconds of the first step, which compiles, and of each after it; peak memory of this process."""
     config = importlib.import_module(f'configs.{name}').get_config()
     config.update(batch_size=batch, dtype=dtype)
     config.data.image_size = size
@@ -62,11 +63,11 @@ def table(rows: list[dict], batch: int) -> str:
     lines = ['| method | images/s | cost relative to VICReg | peak memory, GB | first step, s |',
              '|---|---|---|---|---|']
     median = lambda row: statistics.median(row['seconds'])
-    reference = statistics.mean(median(row) for row in rows if row['method'] == 'vicreg')
+    references = [median(row) for row in rows if row['method'] == 'vicreg']
     for row in rows:
         lines.append(f'| {row["method"]} | {batch / median(row):.2f} '
                      f'({batch / max(row["seconds"]):.2f} to {batch / min(row["seconds"]):.2f}) | '
-                     f'{median(row) / reference:.2f} | {row["memory_gb"]:.1f} | '
+                     f'{median(row) / statistics.mean(references) if references else math.nan:.2f} | {row["memory_gb"]:.1f} | '
                      f'{row["first_step"]:.0f} |')
     return '\n'.join(lines)
 
@@ -100,6 +101,8 @@ def main():
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(json.dumps(rows[-1]), flush=True)
         write_json(arguments.out, {'options': options, 'rows': rows})
+    if not rows:
+        sys.exit('error: no method could be measured; give a smaller --batch')
     print(f'\n{rows[0]["device"]}, {options}\n\n{table(rows, arguments.batch)}')
 
 

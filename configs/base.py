@@ -28,11 +28,11 @@ def get_config():
     # ResNet-18 with context bottlenecks.
     config.model = ConfigDict(dict(
         width=64, context=True, reduction=2, zero_init_residual=False,
-        remat=False))  # less memory for more arithmetic: for batches that do not fit
+        remat=False))  # of the encoder: less memory for more arithmetic, for batches that do not fit
     # Initial encoder: '' for random weights, or a file, an exported folder, the workdir of a run.
     config.init = ''
 
-    # VICReg's two recipes (arXiv:2105.04906, appendix C.1), on one grey channel.
+    # VICReg's two recipes as its code has them (augmentations.py), on one grey channel.
     config.views = ConfigDict()
     config.views.first = ConfigDict(dict(
         area=(0.08, 1.0), flip=0.5, rotation=0.0, jitter_probability=0.8, brightness=0.4,

@@ -20,7 +20,7 @@ def get_config():
     config.data.name = 'nih_chestxray14'
     config.model.update(context=False, zero_init_residual=True)
     config.method = ConfigDict(dict(
-        name='inter_moco', width=128, queue=65536, momentum=0.999, temperature=0.07, norm_groups=1,
+        name='inter_moco', widths=(128,), queue=65536, momentum=0.999, temperature=0.07, norm_groups=1,
         stage_weights=(0.25, 0.25, 0.25, 0.25)))
     base.moco_v2_views(config)
     for view in (config.views.first, config.views.second):

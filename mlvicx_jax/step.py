@@ -1,4 +1,4 @@
-"""The training step: the only file that knows shard_map and collectives.
+"""The training step: the only file that knows shard_map.
 
 The cut runs at the network's output. Views and forward run per device on its rows; their outputs
 are gathered; the method's loss is then plain mathematics on the whole batch. The gradient is taken

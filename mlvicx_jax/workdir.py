@@ -12,8 +12,9 @@ from mlvicx_jax.log import say, write_json
 # What makes a run the run it is. The rest (logging, evaluation, checkpoints, length, optimiser) may
 # change between two starts, and is said.
 FIXED = ('method', 'model', 'init', 'views', 'data', 'seed', 'batch_size', 'dtype')
-# Within `data`: where the files lie and how fast they are read changes no number.
-FREE = ('data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_workers', 'data.prefetch')
+# Of these: where the files lie, how fast they are read and what is computed twice changes no number.
+FREE = ('model.remat', 'data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_workers',
+        'data.prefetch')
 
 
 def claim(workdir: pathlib.Path, config) -> None:
@@ -33,10 +34,9 @@ def claim(workdir: pathlib.Path, config) -> None:
         begun = (workdir / 'metrics.jsonl').exists() or (
             checkpoints.exists() and any(checkpoints.iterdir()))
         if begun and path.exists():
-            # A run from before `init` was a field had none.
-            changed = differences({'init': ''} | json.loads(path.read_text()), new)
-            fixed = [line for name, line in changed.items()
-                     if name.split('.')[0] in FIXED and name not in FREE]
+            changed = differences(json.loads(path.read_text()), new)
+            fixed = [line for name, line in changed.items()  # what the old program had no field for is new
+                     if name.split('.')[0] in FIXED and name not in FREE and ': absent ->' not in line]
             if fixed:
                 raise UserError(f'{workdir} belongs to a run of another config: {"; ".join(fixed)}. '
                                 'Give the old values, or a new --workdir')

@@ -21,7 +21,7 @@ def state_at(step, offset=0.0):
     """A small state of every kind of leaf, on four devices."""
     rng = np.random.default_rng(step)
     w = rng.normal(size=(64, 32)).astype(np.float32) + np.float32(offset)
-    state = TrainState(np.int32(step), {'encoder': {'w': w, 'b': w[0]}},
+    state = TrainState(np.int32(step), np.int32(0), {'encoder': {'w': w, 'b': w[0]}},
                        {'encoder': {'mean': w[1]}},
                        {'trace': w * 2, 'count': np.int32(step)}, {'queue': w[:2]})
     return jax.device_put(state, parallel.replicated(parallel.create_mesh(4)))

@@ -68,7 +68,7 @@ def np_pool(x, cells):
 
 def random_out(method):
     rng = np.random.default_rng(0)
-    z = rng.normal(size=(2, BATCH, method.width))
+    z = rng.normal(size=(2, BATCH, method.widths[0]))
     z = np.float32(z / np.linalg.norm(z, axis=-1, keepdims=True))
     return {'embedding_1': z[0], 'embedding_2': z[1]} | {
         stage: rng.uniform(size=BATCH).astype(np.float32) for stage in CELLS}
@@ -160,7 +160,7 @@ def test_learning_rate_is_constant_and_blind_to_the_batch():
 
 @pytest.mark.parametrize('change,named', [
     (dict(stage_weights=(1.0,)), r'stage_weights=\(1.0,\), expected 4'),
-    (dict(width=0), 'width=0, expected a positive'), (dict(queue=0), 'queue=0')])
+    (dict(widths=()), r'widths=\(\), expected positive'), (dict(queue=0), 'queue=0')])
 def test_bad_options_are_named(method, change, named):
     with pytest.raises(ValueError, match=named):
         dataclasses.replace(method, **change)

@@ -184,7 +184,7 @@ def test_recipe_is_the_authors_at_a_batch_of_64():
 @pytest.mark.parametrize('change,named', [
     (dict(queue=0), 'queue=0'), (dict(momentum=1.5), 'momentum=1.5'),
     (dict(temperature=0.0), 'temperature=0.0'), (dict(norm_groups=0), 'norm_groups=0'),
-    (dict(widths=(16, 0)), r'widths \(16, 0\)'), (dict(widths=()), r'widths \(\)')])
+    (dict(widths=(16, 0)), r'widths=\(16, 0\)'), (dict(widths=()), r'widths=\(\)')])
 def test_bad_options_are_named(method, change, named):
     with pytest.raises(ValueError, match=named):
         dataclasses.replace(method, **change)

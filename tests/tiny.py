@@ -27,7 +27,7 @@ METHOD = {
     'byol': dict(projector=(16, 8), predictor=(16, 8), momentum=0.9),
     'simsiam': dict(projector=(16, 16, 16), predictor=(8, 16)),
     'barlow_twins': dict(widths=(16, 16, 16)),
-    'inter_moco': dict(width=8, queue=64, momentum=0.9),
+    'inter_moco': dict(widths=(8,), queue=64, momentum=0.9),
     'pcrl_v1': dict(widths=(8, 8), queue=80, momentum=0.9),
     'caid': dict(widths=(16, 8), queue=64, momentum=0.9),
     'pcrl_v2': dict(local_size=66),

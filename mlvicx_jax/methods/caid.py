@@ -36,13 +36,11 @@ class Method(MomentumContrast):
     code's key network has a decoder too, whose pictures it discards: here it has none.
 
     Attributes:
-      widths: of the contrast's head; the hidden one is as wide as the encoder's output.
       restoration: weight of the mean squared error of grey in [0, 1].
       flip_target: restore the crop with the view's flip and rotation. The code does not: half of
         the inputs are mirrored against what is to be restored from them.
     """
 
-    widths: tuple[int, ...] = (512, 128)
     restoration: float = 10.0
     flip_target: bool = False
 
@@ -52,16 +50,9 @@ class Method(MomentumContrast):
             raise ValueError(f'restoration={self.restoration}, expected a weight, 0 or more')
 
     @property
-    def projector(self):
-        return self.mlp(self.widths, norm=False, bias=True)
-
-    @property
     def network(self):
-        encoder = self.grouped_encoder
-        decoder = Decoder(encoder.width, dtype=encoder.dtype, axis_name=encoder.axis_name,
-                          norm_groups=self.norm_groups)
-        return Network(encoder, self.projector, decoder,
-                       restoration_head(1, encoder.dtype, 'restoration'))
+        return Network(self.grouped_encoder, self.projector, self.decoder,
+                       restoration_head(1, self.encoder.dtype, 'restoration'))
 
     def views(self, keys, batch):
         drawn = {name: augment.view_keys(keys, number) for number, name in enumerate(self.recipes)}

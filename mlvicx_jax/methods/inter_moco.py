@@ -52,11 +52,10 @@ class Method(MomentumContrast):
     of MoCo's first version: a linear head, its temperature. It ran on one GPU.
 
     Attributes:
-      width: of the embedding.
       stage_weights: of the squared errors of stages 1 to 4.
     """
 
-    width: int = 128
+    widths: tuple[int, ...] = (128,)
     temperature: float = 0.07
     norm_groups: int = 1
     stage_weights: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)
@@ -65,10 +64,6 @@ class Method(MomentumContrast):
         super().__post_init__()
         if len(self.stage_weights) != len(CELLS):
             raise ValueError(f'stage_weights={self.stage_weights}, expected {len(CELLS)} numbers')
-
-    @property
-    def projector(self):
-        return self.mlp([self.width], bias=True)
 
     @property
     def key_network(self):

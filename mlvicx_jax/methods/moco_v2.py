@@ -8,17 +8,7 @@ from mlvicx_jax.methods.shared.momentum_contrast import MomentumContrast
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method(MomentumContrast):
-    """MoCo v2, one direction: first views find second views (facebookresearch/moco).
-
-    Attributes:
-      widths: of the head's layers; the hidden one is as wide as the encoder's output.
-    """
-
-    widths: tuple[int, ...] = (512, 128)
-
-    @property
-    def projector(self):
-        return self.mlp(self.widths, norm=False, bias=True)
+    """MoCo v2, one direction: first views find second views (facebookresearch/moco)."""
 
     def forward(self, variables, method_state, views, key):
         (queries,), stats = self.embed(self.network, variables, views['first'])

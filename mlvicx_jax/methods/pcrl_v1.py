@@ -12,7 +12,7 @@ from mlvicx_jax.methods.shared.contrast import enqueue, new_queue, normalise
 from mlvicx_jax.methods.shared.momentum_contrast import MomentumContrast
 from mlvicx_jax.models.decoder import Decoder, restoration_head
 from mlvicx_jax.models.heads import MLP
-from mlvicx_jax.models.resnet import ResNet18
+from mlvicx_jax.models.resnet import LEVELS, ResNet18
 
 CONTRASTS = 'clean', 'mixed', 'mixed_keys'
 RESTORATIONS = 'plain', 'crossed', 'mixed_plain', 'mixed_crossed'
@@ -25,8 +25,9 @@ class Teacher(nn.Module):
     projector: MLP
 
     def __call__(self, images, train: bool):
-        maps = self.encoder(images, train)
-        return self.projector(maps['pooled'], train), maps
+        features = self.encoder(images, train)
+        return (self.projector(features['pooled'], train),
+                {level: features[level] for level in LEVELS})
 
 
 class Student(Teacher):
@@ -91,7 +92,6 @@ class Method(MomentumContrast):
     The code scales the deepest map where the paper takes an outer product with the code.
 
     Attributes:
-      widths: of the contrast's head.
       norm_groups: as in `MomentumContrast`; the code runs on four GPUs, with shuffled keys.
       aligned_targets: restore mixtures with their rotation and flip. The code's targets are the
         bare crops: half of the inputs are mirrored against what is to be restored from them.
@@ -103,28 +103,21 @@ class Method(MomentumContrast):
     aligned_targets: bool = False
 
     @property
-    def projector(self):
-        return self.mlp(self.widths, norm=False, bias=True)
-
-    @property
     def key_network(self):
         return Teacher(self.grouped_encoder, self.projector)
 
     @property
     def network(self):
-        encoder = self.grouped_encoder
-        gate = self.mlp((256, 8 * encoder.width), norm=False, bias=True)
-        decoder = Decoder(encoder.width, dtype=encoder.dtype, axis_name=encoder.axis_name,
-                          norm_groups=self.norm_groups)
-        return Student(encoder, self.projector, gate, decoder,
-                       restoration_head(3, encoder.dtype, 'restoration'))
+        gate = self.mlp((256, 8 * self.encoder.width), norm=False, bias=True)
+        return Student(self.grouped_encoder, self.projector, gate, self.decoder,
+                       restoration_head(3, self.encoder.dtype, 'restoration'))
 
     def init_state(self, key, variables):
         """Also a queue uniform in +-sqrt(3 / r), with rows of length about 1, and no normaliser."""
         width = self.widths[-1]
         keys = jax.random.uniform(key, (self.queue, width), minval=-1) * (3 / width) ** 0.5
-        return super().init_state(key, variables) | {
-            'queue': new_queue(keys), 'log_normaliser': jnp.array(-jnp.inf)}
+        return {'key': self.copied(variables), 'queue': new_queue(keys),
+                'log_normaliser': jnp.array(-jnp.inf)}
 
     def views(self, keys, batch):
         """Of each view the input under its name, its `_code`, `_transformed` (the input as the code
@@ -208,4 +201,4 @@ class Method(MomentumContrast):
 
     def update(self, method_state, params, out, progress):
         _, left_behind = self.contrasts(out, method_state)
-        return super().update(method_state, params, out, progress) | left_behind
+        return {'key': self.followed(method_state['key'], params), **left_behind}

@@ -73,7 +73,7 @@ class MLP(nn.Module):
       last_norm: BatchNorm behind the last layer: 'none', 'affine', 'scale' (without a shift), or
         'plain' (with neither).
       kernel_init: of the linear layers; torch's default.
-      dtype, axis_name, norm_groups: as in `ResNet18`.
+      dtype, axis_name: as in `ResNet18`.
     """
 
     widths: tuple[int, ...]
@@ -83,11 +83,10 @@ class MLP(nn.Module):
     kernel_init: nn.initializers.Initializer = torch_uniform
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = AXIS
-    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, x, train: bool):
-        batch_norm_ = batch_norm(train, self.dtype, self.axis_name, groups=self.norm_groups)
+        batch_norm_ = batch_norm(train, self.dtype, self.axis_name)
         for i, width in enumerate(self.widths, 1):
             hidden = i < len(self.widths)
             bound = x.shape[-1] ** -0.5

@@ -9,6 +9,7 @@ from mlvicx_jax import rows
 from mlvicx_jax.methods.shared.base import BaseMethod, Embedder
 from mlvicx_jax.methods.shared.contrast import enqueue, info_nce, new_queue, normalise
 from mlvicx_jax.methods.shared.teacher import average
+from mlvicx_jax.models.decoder import Decoder
 from mlvicx_jax.models.heads import MLP
 from mlvicx_jax.models.resnet import ResNet18
 
@@ -27,6 +28,7 @@ class MomentumContrast(BaseMethod):
     nothing to shuffle between.
 
     Attributes:
+      widths: of the contrast's head, whose layers have biases and no BatchNorm.
       queue: number of keys kept; a multiple of the batch.
       momentum: of the key network's average.
       temperature: of the contrast.
@@ -34,6 +36,7 @@ class MomentumContrast(BaseMethod):
         a batch of 64 on two GPUs (facebookresearch/moco, issue 47).
     """
 
+    widths: tuple[int, ...] = (512, 128)
     queue: int = 65536
     momentum: float = 0.999
     temperature: float = 0.2
@@ -52,8 +55,13 @@ class MomentumContrast(BaseMethod):
 
     @property
     def projector(self) -> MLP:
-        """The contrast's head; its last width is the keys'."""
-        raise NotImplementedError
+        return self.mlp(self.widths, norm=False, bias=True)
+
+    @property
+    def decoder(self) -> Decoder:
+        """For methods that also restore pictures; with the encoder's groups of BatchNorm."""
+        return Decoder(self.encoder.width, dtype=self.encoder.dtype,
+                       axis_name=self.encoder.axis_name, norm_groups=self.norm_groups)
 
     @property
     def key_network(self):
@@ -66,16 +74,26 @@ class MomentumContrast(BaseMethod):
 
     def init_state(self, key, variables):
         """The key network, a copy, and a queue of random directions."""
-        parts = lambda tree: {name: jax.tree.map(jnp.copy, tree[name])
-                              for name in ('encoder', 'projector') if name in tree}
-        directions = normalise(jax.random.normal(key, (self.queue, self.projector.widths[-1])))
-        return {'key': {collection: parts(tree) for collection, tree in variables.items()},
-                'queue': new_queue(directions)}
+        directions = normalise(jax.random.normal(key, (self.queue, self.widths[-1])))
+        return {'key': self.copied(variables), 'queue': new_queue(directions)}
+
+    def copied(self, variables):
+        """The key network as it starts: the parts of `variables` that it has."""
+        return {collection: {name: jax.tree.map(jnp.copy, tree[name])
+                             for name in ('encoder', 'projector') if name in tree}
+                for collection, tree in variables.items()}
+
+    def followed(self, key_network, params):
+        """The key network a step nearer to the trained `params`."""
+        mine = key_network['params']
+        trained = {part: params[part] for part in mine}
+        return key_network | {'params': average(mine, trained, self.momentum)}
 
     def key_pass(self, method_state, images, key):
         """What the key network gives for grey images [b, n, n, 1], row for row, and the new state.
 
-        `key` draws the order in which the global batch passes the network.
+        `key` draws the order in which the global batch passes the network. Putting the output back
+        in its order gathers all of it on every device: mind what a network puts out.
         """
         variables, shuffle = method_state['key'], self.norm_groups > 1
         if shuffle:
@@ -98,8 +116,5 @@ class MomentumContrast(BaseMethod):
         return loss, {'contrast': loss, 'contrast_accuracy': accuracy}
 
     def update(self, method_state, params, out, progress):
-        """The key network a step nearer to the query network, and the batch's keys in the queue."""
-        key = method_state['key']
-        followed = {part: params[part] for part in key['params']}
-        return {'key': key | {'params': average(key['params'], followed, self.momentum)},
+        return {'key': self.followed(method_state['key'], params),
                 'queue': enqueue(method_state['queue'], out['embedding_2'])}
