@@ -3,8 +3,9 @@
   python main.py --config=configs/caid.py --config.data.manual_dir=DIR
 
 Of the bases that the paper names, the code has MoCo v2; see configs/moco_v2.py for the readings of the
-learning rate, the BatchNorm groups and the queue, which are the same here. The code trains a ResNet-50 for
-800 epochs with a batch of 256; its head's hidden layer is as wide as that encoder's output, so 512 here.
+learning rate, the queue and the BatchNorm groups (CAiD itself ran 64 images a GPU), the same here. The code
+trains a ResNet-50 for 800 epochs with a batch of 256; its head's hidden layer is as wide as that encoder's
+output, so 512 here.
 It does not mirror the target with the input; as probably meant: --config.method.flip_target=True
 """
 

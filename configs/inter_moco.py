@@ -3,11 +3,13 @@
   python main.py --config=configs/inter_moco.py --config.data.manual_dir=DIR
 
 Intermediate maps are compared by their squared error; the Barlow variant's script for radiographs never
-starts its training. Though called MoCo v2, the script has MoCo's first head and temperature. For those of
-the second version: --config.method.temperature=0.2, and no override gives the head its hidden layer.
+starts its training. Though called MoCo v2, the script has MoCo's first head and temperature. Those of the
+second version: --config.method.temperature=0.2 --config.method.widths='(512,128)'
 Views are the whole frame, turned by up to 30 degrees: maps of two crops would show different anatomy.
-The learning rate is 0.03 at any batch and stays there, as in the code. The code's images have 512 px:
---config.data.stored_size=512 --config.data.image_size=512
+The learning rate is 0.03 at any batch and stays there, as in the code. The code's images have 512 px, and
+their blur the same 0.1 to 2 pixels, which here are pixels of a view of 224:
+--config.data.stored_size=512 --config.data.image_size=512 --config.views.first.blur_sigma='(0.044,0.875)',
+and config.views.second's
 """
 
 from ml_collections import ConfigDict

@@ -2,6 +2,11 @@
 
   python main.py --config=configs/vicreg.py --config.data.manual_dir=DIR
 
+The code's readings: views differ (blur 1.0 / 0.1, solarise 0 / 0.2; the paper's appendix C.1 has 0.5 and 0.1 in
+both: --config.views.first.blur_probability=0.5 ...); the invariance is averaged over features and the two
+variance terms are halved (the paper sums both: --config.method.inv_reduce=sum --config.method.var_reduce=sum);
+the last learning rate is a thousandth of the peak (the paper's is 0.002).
+
 Learning rate by the code's rule, 0.2 x batch / 256. Its authors' own study of the batch size (appendix
 C.4) would ask for about 0.8 x batch / 256 at a batch of 64: --config.optim.learning_rate=0.8
 """
