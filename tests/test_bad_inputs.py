@@ -1,7 +1,6 @@
 """Every bad input ends in one line that names it and the way out, through main.py itself."""
 
 import json
-import os
 import pathlib
 import resource
 import shutil

@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import optax

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import metrics, statistics
+from mlvicx_jax.evaluation import metrics
 from mlvicx_jax.evaluation.metrics import auprc, auroc
 from mlvicx_jax.evaluation.statistics import (
     bootstrap, delong_interval, delong_test, paired_t_test, percentile_interval, t_interval)

@@ -1,7 +1,6 @@
 """Real processes, one of which dies, freezes or dawdles: the others end soon and say which."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys

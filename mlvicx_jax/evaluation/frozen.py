@@ -1,6 +1,5 @@
 """What a frozen encoder's features are worth: linear probe and kNN."""
 
-import dataclasses
 import functools
 
 import jax
