@@ -104,7 +104,7 @@ def table(runs: dict[str, list[dict]]) -> str:
             pairs = probe - column('mlvicx', 'probe/auroc')
             difference = interval(pairs)
             if len(pairs) > 1:
-                difference += f' ({stats.ttest_1samp(pairs, 0).pvalue:.2f})'
+                difference += f' ({stats.ttest_1samp(pairs, 0).pvalue:.3f})'
         initial = [column(method, name).mean() for name in READINGS[1:3]]
         lines.append(
             f'| {method} | {interval(probe)} | {difference} | {initial[0]:.3f}, {initial[1]:.3f} | '

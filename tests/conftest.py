@@ -31,11 +31,10 @@ def pytest_configure(config):
 ONE_BY_ONE = 'test_methods', 'test_step'  # files whose tests share nothing worth sharing
 
 
-def pytest_collection_modifyitems(items):
+def pytest_itemcollected(item):
     """Two workers share the tests by files, so that what a file's tests share is made once."""
-    for item in items:
-        if item.path.stem not in ONE_BY_ONE:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    if item.path.stem not in ONE_BY_ONE:
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope='session')

@@ -517,7 +517,7 @@ def test_a_run_starts_from_another_runs_encoder(narrow_run, data_dir, tmp_path, 
     config.seed, config.total_steps, config.data.data_dir = 4, 1, str(data_dir)
     config.init = str(narrow_run)
     monkeypatch.setattr(train, 'make_train_step', lambda *_: lambda state, batch: (
-        state.replace(step=state.step + 1), {'loss': 1.0, 'gradient_norm': 1.0}, {}))
+        state.replace(step=state.step + 1), {'loss': 1.0, 'gradient_norm': 1.0, 'skipped': 0}, {}))
     assert train.train(config, tmp_path / 'run') == 0
     found, given = (tiny.leaves(folder.read_run(path).variables)
                     for path in (tmp_path / 'run', narrow_run))
