@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from mlvicx_jax.errors import UserError
+from mlvicx_jax.errors import UserError, first_line
 
 log = logging.getLogger('mlvicx_jax')
 
@@ -114,7 +114,7 @@ class Checkpoints:
                 raise
             except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
                 log.error('checkpoint %s is damaged (%s); trying the one before it',
-                          self.directory / str(step), _first_line(error))
+                          self.directory / str(step), first_line(error))
                 self._set_aside(step)
         if steps or self._damaged.exists():  # also when the same command is run once more
             raise UserError(
@@ -154,7 +154,7 @@ class Checkpoints:
         except Exception as error:  # the kinds differ by storage: OSError, ValueError, XlaRuntimeError
             whole = sorted(int(p.name) for p in self.directory.glob('*') if p.name.isdigit())
             raise UserError(
-                f'{what} could not be written to {self.directory}: {_first_line(error)}. Free space '
+                f'{what} could not be written to {self.directory}: {first_line(error)}. Free space '
                 'or mend the permissions, then run the same command again; complete checkpoints: '
                 f'{whole or "none"}') from error
 
@@ -169,11 +169,6 @@ def _read_proved(manager: ocp.CheckpointManager, step: int, abstract):
     if (found := int(fingerprint(read.state))) != read.about['fingerprint']:
         raise ValueError(f'fingerprint {found}, expected {read.about["fingerprint"]}')
     return read
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f'{type(error).__name__}: {lines[0][:300]}' if lines else type(error).__name__
 
 
 def restore_encoder(workdir, step: int | None = None) -> dict:
@@ -220,7 +215,7 @@ def restore_state(workdir, like, step: int | None = None) -> tuple:
         return read.state, read.about['data_hash']
     except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
         raise UserError(f'checkpoint {folder} is damaged, or not what config.json beside it '
-                        f'describes ({_first_line(error)}); restore a copy or give another --step'
+                        f'describes ({first_line(error)}); restore a copy or give another --step'
                         ) from error
 
 

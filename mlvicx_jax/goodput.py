@@ -62,7 +62,8 @@ class Goodput:
 
     def saved(self, step: int) -> None:
         """What was trained so far is in the checkpoint of `step`, or will be."""
-        self._saved = dict(list(self._saved.items())[-20:]) | {str(step): self._seconds['training']}
+        newest = sorted(self._saved, key=int)[-20:]
+        self._saved = {s: self._saved[s] for s in newest} | {str(step): self._seconds['training']}
         self.write()
 
     def write(self) -> None:

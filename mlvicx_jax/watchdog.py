@@ -18,7 +18,7 @@ import time
 
 import jax
 
-from mlvicx_jax.errors import UserError
+from mlvicx_jax.errors import UserError, first_line
 from mlvicx_jax.log import write_json
 
 STALLED = 70  # exit code of a run that was ended here (sysexits' EX_SOFTWARE)
@@ -61,7 +61,7 @@ class Watchdog:
         if self._several and isinstance(error, Exception) and not isinstance(error, UserError):
             # Where a peer has died a collective operation fails, each kind of it with errors of its own.
             if missing := self._missing():
-                self._end(f'step {self._step} failed ({str(error).splitlines()[0][:300]})', missing)
+                self._end(f'step {self._step} failed ({first_line(error)})', missing)
         self._ended.set()
         self._thread.join()
         if self._several:

@@ -16,6 +16,9 @@ FIXED = ('method', 'model', 'init', 'views', 'data', 'seed', 'batch_size', 'dtyp
 FREE = ('model.remat', 'data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_workers',
         'data.prefetch')
 
+# Fields that older runs had not, and what they did without them.
+LATER = {'init': '', 'model.zero_init_residual': False}
+
 
 def claim(workdir: pathlib.Path, config) -> None:
     """Makes the folder this config's own, or checks that it already is.
@@ -34,9 +37,9 @@ def claim(workdir: pathlib.Path, config) -> None:
         begun = (workdir / 'metrics.jsonl').exists() or (
             checkpoints.exists() and any(checkpoints.iterdir()))
         if begun and path.exists():
-            changed = differences(json.loads(path.read_text()), new)
-            fixed = [line for name, line in changed.items()  # what the old program had no field for is new
-                     if name.split('.')[0] in FIXED and name not in FREE and ': absent ->' not in line]
+            changed = differences(LATER | _flat(json.loads(path.read_text())), _flat(new))
+            fixed = [line for name, line in changed.items()
+                     if name.split('.')[0] in FIXED and name not in FREE]
             if fixed:
                 raise UserError(f'{workdir} belongs to a run of another config: {"; ".join(fixed)}. '
                                 'Give the old values, or a new --workdir')
@@ -78,14 +81,7 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def differences(old: dict, new: dict, prefix: str = '') -> dict[str, str]:
-    """{field: 'field: old -> new'} of two nested dicts."""
-    found = {}
-    for key in sorted(old.keys() | new.keys()):
-        name = f'{prefix}{key}'
-        a, b = old.get(key, 'absent'), new.get(key, 'absent')
-        if isinstance(a, dict) and isinstance(b, dict):
-            found |= differences(a, b, f'{name}.')
-        elif a != b:
-            found[name] = f'config.{name}: {a} -> {b}'
-    return found
+def differences(old: dict, new: dict) -> dict[str, str]:
+    """{field: 'config.field: old -> new'} of two flat configs."""
+    return {name: f'config.{name}: {a} -> {b}' for name in sorted(old.keys() | new.keys())
+            if (a := old.get(name, 'absent')) != (b := new.get(name, 'absent'))}

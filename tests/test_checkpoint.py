@@ -215,6 +215,28 @@ def test_a_resume_with_another_config_is_refused_with_the_difference(
     assert (tmp_path / 'config.json').read_bytes() == before
 
 
+def test_an_option_that_the_run_did_not_have_is_refused(tmp_path):
+    begin(tmp_path)
+    config = tiny.get_config()
+    with config.unlocked():
+        config.data.options.seed = 5
+    with pytest.raises(UserError, match='config.data.options.seed: absent -> 5'):
+        workdir.claim(tmp_path, config)
+
+
+def test_a_run_from_before_a_field_goes_on_with_what_it_did_and_not_with_another(tmp_path):
+    begin(tmp_path)
+    path = tmp_path / 'config.json'
+    older = json.loads(path.read_text())
+    del older['model']['zero_init_residual'], older['model']['remat'], older['init']
+    path.write_text(json.dumps(older))
+    config = tiny.get_config()
+    config.init = 'weights.pth'
+    with pytest.raises(UserError, match='config.init:  -> weights.pth'):
+        workdir.claim(tmp_path, config)
+    workdir.claim(tmp_path, tiny.get_config())
+
+
 def test_what_changes_no_number_may_change_and_is_said(tmp_path, capsys):
     begin(tmp_path)
     config = tiny.get_config()

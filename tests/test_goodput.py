@@ -63,6 +63,17 @@ def test_a_clock_that_was_set_back_gives_no_negative_time(tmp_path, clock):
     assert min(counts(tmp_path).values()) == 0
 
 
+def test_the_newest_saves_are_kept_whatever_their_number_of_digits(tmp_path, clock):
+    first = Goodput(tmp_path)
+    for step in range(5, 125, 5):
+        first.saved(step)
+    second = Goodput(tmp_path)
+    second.resume(120)
+    second.saved(125)
+    kept = json.loads((tmp_path / 'goodput.json').read_text())['saved']
+    assert sorted(map(int, kept)) == list(range(25, 130, 5))
+
+
 def test_a_damaged_file_stops_no_run(tmp_path, clock):
     (tmp_path / 'goodput.json').write_text('{"seconds": ')
     again = Goodput(tmp_path)

@@ -56,8 +56,9 @@ class Method(MomentumContrast):
 
     def views(self, keys, batch):
         drawn = {name: augment.view_keys(keys, number) for number, name in enumerate(self.recipes)}
-        views = {name: corruption.cut_or_shuffle(drawn[name], view)
-                 for name, view in super().views(keys, batch).items()}
+        views = {name: corruption.cut_or_shuffle(drawn[name], augment.augment(
+                     drawn[name], batch['image'], self.image_size, recipe))
+                 for name, recipe in self.recipes.items()}
         recipe = self.recipes['first']
         if not self.flip_target:
             recipe = dataclasses.replace(recipe, flip=0.0, rotation=0.0)

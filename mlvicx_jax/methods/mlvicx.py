@@ -4,9 +4,7 @@ import dataclasses
 
 from flax import linen as nn
 
-from mlvicx_jax.levels import reference_levels
-from mlvicx_jax.losses import VICReg
-from mlvicx_jax.methods.shared.base import BaseMethod
+from mlvicx_jax.methods.shared.variance_covariance import VarianceCovariance
 from mlvicx_jax.models.heads import MLP, Concatenate, ResizeProjectSum
 from mlvicx_jax.models.resnet import ResNet18
 
@@ -40,7 +38,7 @@ class Network(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method(BaseMethod):
+class Method(VarianceCovariance):
     """MLVICX, Eq. 5: L(Z, Z') + multi_level_weight * L(M, M').
 
     Attributes:
@@ -50,7 +48,6 @@ class Method(BaseMethod):
       widths: of the expanders' layers.
       last_norm: BatchNorm behind the expanders' last layer (release).
       multi_level_weight: lambda of Eq. 5; not stated in the paper, 1 in the release.
-      alpha ... var_reduce: of each head's loss, see `losses.VICReg`.
     """
 
     loss_heads: str = 'both'
@@ -58,11 +55,6 @@ class Method(BaseMethod):
     widths: tuple[int, ...] = (2048, 2048, 2048)
     last_norm: bool = False
     multi_level_weight: float = 1.0
-    alpha: float = 25.0
-    beta: float = 25.0
-    gamma: float = 1.0
-    inv_reduce: str = 'mean'
-    var_reduce: str = 'mean'
 
     def __post_init__(self):
         super().__post_init__()
@@ -71,12 +63,6 @@ class Method(BaseMethod):
                              "'multi_level'")
         if self.aggregation not in ('concat', 'sum'):
             raise ValueError(f"aggregation={self.aggregation!r} is neither 'concat' nor 'sum'")
-        self.criterion  # refuses a reading that it does not know
-
-    @property
-    def criterion(self) -> VICReg:
-        return VICReg(self.alpha, self.beta, self.gamma, inv_reduce=self.inv_reduce,
-                      var_reduce=self.var_reduce)
 
     @property
     def head_weights(self) -> dict[str, float]:
@@ -105,7 +91,5 @@ class Method(BaseMethod):
         return total, terms
 
     def reference_levels(self, batch_size):
-        head = reference_levels(batch_size, self.widths[-1], self.alpha, self.beta, self.gamma,
-                                self.inv_reduce, self.var_reduce, self.criterion.eps)
         total = sum(self.head_weights.values())
-        return {f'level/{name}': total * value for name, value in head.items()}
+        return {name: total * level for name, level in super().reference_levels(batch_size).items()}

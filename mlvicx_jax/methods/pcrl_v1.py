@@ -8,8 +8,9 @@ from flax import linen as nn
 
 from mlvicx_jax import rows
 from mlvicx_jax.data import augment, corruption
-from mlvicx_jax.methods.shared.contrast import enqueue, new_queue, normalise
+from mlvicx_jax.methods.shared.contrast import enqueue, new_queue, normalise, similarities
 from mlvicx_jax.methods.shared.momentum_contrast import MomentumContrast
+from mlvicx_jax.methods.shared.teacher import follow
 from mlvicx_jax.models.decoder import Decoder, restoration_head
 from mlvicx_jax.models.heads import MLP
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
@@ -179,17 +180,13 @@ class Method(MomentumContrast):
         losses = []
         for queries, keys in (('embedding_1', 'embedding_2'), ('mixed_1', 'mixed_2'),
                               ('mixed_1', 'mixed_keys')):
-            query, key = out[queries], jax.lax.stop_gradient(out[keys])
-            negatives = jax.lax.stop_gradient(queue['keys'])
-            positive = (query * key).sum(-1, keepdims=True)
-            negative = jnp.matmul(query, negatives.T, precision=jax.lax.Precision.HIGHEST)
-            logits = jnp.concatenate([positive, negative], -1) / self.temperature
+            logits = similarities(out[queries], out[keys], queue['keys']) / self.temperature
             log_mean = jax.lax.stop_gradient(jax.nn.logsumexp(logits) - jnp.log(logits.size))
             log_normaliser = jnp.where(jnp.isinf(log_normaliser), log_mean, log_normaliser)
             logits -= log_normaliser + jnp.log(len(negatives))
             losses.append((jax.nn.softplus(-logits[:, 0])
                            + jax.nn.softplus(logits[:, 1:]).sum(-1)).mean())
-            queue = enqueue(queue, key)
+            queue = enqueue(queue, jax.lax.stop_gradient(out[keys]))
         return losses, {'queue': queue, 'log_normaliser': log_normaliser}
 
     def loss(self, out, method_state):
@@ -201,4 +198,4 @@ class Method(MomentumContrast):
 
     def update(self, method_state, params, out, progress):
         _, left_behind = self.contrasts(out, method_state)
-        return {'key': self.followed(method_state['key'], params), **left_behind}
+        return {'key': follow(method_state['key'], params, self.momentum), **left_behind}

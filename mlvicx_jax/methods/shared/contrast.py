@@ -19,22 +19,30 @@ def cosine(a, b):
     return (normalise(a) * normalise(b)).sum(-1)
 
 
-def info_nce(query, key, negatives, temperature: float):
-    """Cross-entropy of finding each query's key among the negatives, meaned over the batch.
+def similarities(query, key, negatives):
+    """Cosines [B, 1 + K] of each query with its key, then with every negative.
 
     Args:
       query, key: unit rows [B, d]; no gradient goes into `key` or `negatives`.
       negatives: unit rows [K, d].
-
-    Returns:
-      The loss, and the share of queries that are nearer to their key than to any negative.
     """
     key, negatives = jax.lax.stop_gradient((key, negatives))
     positive = (query * key).sum(-1, keepdims=True)
     negative = jnp.matmul(query, negatives.T, precision=jax.lax.Precision.HIGHEST)
-    logits = jnp.concatenate([positive, negative], -1) / temperature
+    return jnp.concatenate([positive, negative], -1)
+
+
+def info_nce(query, key, negatives, temperature: float):
+    """Cross-entropy of finding each query's key among the negatives, meaned over the batch.
+
+    Returns:
+      The loss, and the share of queries that are nearer to their key than to any negative; arguments
+      as in `similarities`.
+    """
+    cosines = similarities(query, key, negatives)
+    logits = cosines / temperature
     loss = (jax.nn.logsumexp(logits, -1) - logits[:, 0]).mean()
-    return loss, (positive[:, 0] > negative.max(-1)).mean()
+    return loss, (cosines[:, 0] > cosines[:, 1:].max(-1)).mean()
 
 
 def enqueue(queue, keys):

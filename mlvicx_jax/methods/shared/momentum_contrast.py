@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mlvicx_jax import rows
 from mlvicx_jax.methods.shared.base import BaseMethod, Embedder
 from mlvicx_jax.methods.shared.contrast import enqueue, info_nce, new_queue, normalise
-from mlvicx_jax.methods.shared.teacher import average
+from mlvicx_jax.methods.shared.teacher import follow
 from mlvicx_jax.models.decoder import Decoder
 from mlvicx_jax.models.heads import MLP
 from mlvicx_jax.models.resnet import ResNet18
@@ -83,12 +83,6 @@ class MomentumContrast(BaseMethod):
                              for name in ('encoder', 'projector') if name in tree}
                 for collection, tree in variables.items()}
 
-    def followed(self, key_network, params):
-        """The key network a step nearer to the trained `params`."""
-        mine = key_network['params']
-        trained = {part: params[part] for part in mine}
-        return key_network | {'params': average(mine, trained, self.momentum)}
-
     def key_pass(self, method_state, images, key):
         """What the key network gives for grey images [b, n, n, 1], row for row, and the new state.
 
@@ -116,5 +110,5 @@ class MomentumContrast(BaseMethod):
         return loss, {'contrast': loss, 'contrast_accuracy': accuracy}
 
     def update(self, method_state, params, out, progress):
-        return {'key': self.followed(method_state['key'], params),
+        return {'key': follow(method_state['key'], params, self.momentum),
                 'queue': enqueue(method_state['queue'], out['embedding_2'])}
