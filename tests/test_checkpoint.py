@@ -1,5 +1,6 @@
 """A checkpoint is read back as it was written, or not at all; a run keeps to its own config."""
 
+import json
 import logging
 import os
 import pathlib

@@ -183,7 +183,7 @@ class Method(MomentumContrast):
             logits = similarities(out[queries], out[keys], queue['keys']) / self.temperature
             log_mean = jax.lax.stop_gradient(jax.nn.logsumexp(logits) - jnp.log(logits.size))
             log_normaliser = jnp.where(jnp.isinf(log_normaliser), log_mean, log_normaliser)
-            logits -= log_normaliser + jnp.log(len(negatives))
+            logits -= log_normaliser + jnp.log(len(queue['keys']))
             losses.append((jax.nn.softplus(-logits[:, 0])
                            + jax.nn.softplus(logits[:, 1:]).sum(-1)).mean())
             queue = enqueue(queue, jax.lax.stop_gradient(out[keys]))
