@@ -27,10 +27,14 @@ def main(_):
     logging.set_verbosity(logging.ERROR)  # Orbax and TFDS report their every step
     # Imported here: worker processes of the data pipeline import this file again and need none.
     from mlvicx_jax import parallel, preview, train
+    from mlvicx_jax.evaluation import linear
+    configured, workdir = _CONFIG.value, _WORKDIR.value or default_workdir()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _PREVIEW.value:
-        return preview.preview(_CONFIG.value, _PREVIEW.value)
-    return train.train(_CONFIG.value, _WORKDIR.value or default_workdir())
+        return preview.preview(configured, _PREVIEW.value)
+    if configured.task == 'classify' and configured.protocol == 'frozen':
+        return linear.run(configured, workdir)
+    return train.train(configured, workdir)
 
 
 def default_workdir() -> str:

@@ -27,7 +27,7 @@ from mlvicx_jax.evaluation import frozen, metrics
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.evaluation.probe import linear_probe
 from mlvicx_jax.log import write_json
-from mlvicx_jax.train import open_data
+from mlvicx_jax.data.opening import open_data
 
 PIXELS = 32
 

@@ -6,8 +6,10 @@ from ml_collections import ConfigDict, config_dict
 def get_config():
     """Every public field and its default; a recipe changes what is its own and adds `method`."""
     config = ConfigDict()
+    config.task = 'pretrain'  # or classify, segment: the recipes of those names
     config.seed = 0
     config.batch_size = 64  # global, over all devices
+    config.accumulation = 1  # parts that the network sees a batch in; the loss is of the whole
     config.total_epochs = 300
     config.total_steps = 0  # overrides total_epochs when set
     config.dtype = 'float32'  # of activations: float32 or bfloat16; parameters and losses are float32
@@ -21,6 +23,12 @@ def get_config():
     config.data.options = ConfigDict()  # further options of the set's builder
     config.data.validation_fraction = 0.1  # of the patients of train_val
     config.data.split_seed = 0
+    # The share of the training images whose labels are used, drawn with `seed`.
+    config.data.labelled = ConfigDict(dict(share=1.0, stratified=False, by_patient=False))
+    config.data.target = ()  # structures whose masks are read along
+    # Labels that are asked for, () for all; also 'any finding', 'AP view', 'male'.
+    config.data.questions = ()
+    config.data.within = ''  # only images that have this label
     config.data.num_threads = 4  # that decode, in this process or in each worker
     config.data.num_workers = 0
     config.data.prefetch = 4  # batches
@@ -46,12 +54,15 @@ def get_config():
         name='lars', learning_rate=0.2, scale_with_batch=True, weight_decay=1e-6,
         warmup_epochs=2.0, final_factor=0.001,
         vector_factor=1.0,  # learning rate of biases and BatchNorm over that of matrices
-        constant=()))  # parts of the network whose rate stays at its peak after the warm-up
+        constant=(),  # parts of the network whose rate stays at its peak after the warm-up
+        frozen=()))  # parts of the network that stay as they are
 
     config.watchdog_seconds = 1800.0  # without a new step; then the run ends. 0 = never
     config.max_skipped_steps = 3  # in a row whose loss or gradient is not finite; then the run stops
     config.log_every_steps = 50
     config.eval_every_steps = 5000  # probes of the frozen encoder; 0 = never
+    config.eval_every_epochs = 0  # instead of steps; 0 = count steps
+    config.early_stopping = ConfigDict(dict(patience=0))  # evaluations without a better one; 0 = off
     config.eval = ConfigDict(dict(split='validation', batch_size=64, max_train_images=5000))
     config.checkpoint = ConfigDict(dict(every_steps=1000, keep_last=2, keep_every=0))
     return config

@@ -1,5 +1,6 @@
 """The one feature schema of every set here; datasets/README.md documents it for users."""
 
+from collections.abc import Mapping
 import re
 
 import numpy as np
@@ -11,14 +12,16 @@ OLDEST = 120  # years; NIH's first release has ages such as 414
 
 
 def info(builder: tfds.core.DatasetBuilder, labels: tuple[str, ...] | None, homepage: str = '',
-         masks: tuple[str, ...] = ()) -> tfds.core.DatasetInfo:
+         structures: Mapping[str, tuple[str, int]] | None = None) -> tfds.core.DatasetInfo:
     """The info of a set whose images are `builder.builder_config.size` pixels wide.
 
     Args:
         labels: the names of the multi-hot labels; None where the files tell them, by `set_labels`.
-        masks: names of the features beside `image` that hold bit masks.
+        structures: {name: (feature, bits)} of all that the masks outline. A structure lies where
+            any of its bits is set; its feature is made, beside `image`.
     """
     features, size = tfds.features, builder.builder_config.size
+    structures = structures or {}
 
     def picture() -> tfds.features.Image:
         return features.Image(shape=(size, size, 1), encoding_format='png')
@@ -37,9 +40,11 @@ def info(builder: tfds.core.DatasetBuilder, labels: tuple[str, ...] | None, home
                 'bbox': features.BBoxFeature(),
                 'label': features.ClassLabel(names=labels),
             }),
-            **{name: picture() for name in masks},
+            **{name: picture() for name, _ in structures.values()},
         }),
-        metadata=tfds.core.MetadataDict({'labels': list(labels or ())}),
+        metadata=tfds.core.MetadataDict({
+            'labels': list(labels or ()),
+            'structures': {name: list(place) for name, place in structures.items()}}),
         homepage=homepage or None,
     )
 

@@ -1,6 +1,9 @@
 """Checkpoints: written in the background and atomically, proved when read, never half taken for whole."""
 
 import contextlib
+import dataclasses
+import hashlib
+import json
 import logging
 import os
 import pathlib
@@ -21,16 +24,18 @@ logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathnam
 logging.getLogger('asyncio').disabled = True
 
 
-def _without_closed_loops(found, show=sys.unraisablehook):
-    """The hook for errors in foreign threads, blind to one that says nothing.
+def _without_echoes(found, show=sys.unraisablehook):
+    """The hook for errors that nobody can catch, blind to two that say nothing.
 
-    A save that failed closes its event loop; TensorStore's threads then still report to it.
+    A save that failed closes its event loop; TensorStore's threads then still report to it. A read
+    that failed leaves Orbax's reads of the other arrays behind, with the same error.
     """
-    if str(found.exc_value) != 'Event loop is closed':
+    code = getattr(found.object, 'cr_code', None)
+    if str(found.exc_value) != 'Event loop is closed' and not (code and 'orbax' in code.co_filename):
         show(found)
 
 
-sys.unraisablehook = _without_closed_loops
+sys.unraisablehook = _without_echoes
 
 
 @jax.jit
@@ -48,26 +53,37 @@ def fingerprint(tree) -> jax.Array:
     return total
 
 
+@dataclasses.dataclass
+class _Pinned(policies.PreservationPolicy):
+    step: int | None = None
+
+    def should_preserve(self, checkpoints, *, context):
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
 class Checkpoints:
     """The checkpoints of one run, `directory/<step>/`.
 
-    Each holds the state and, beside it, the state's fingerprint and the hash of the training split,
-    which are compared when it is read back.
+    Each holds the state and, beside it, what is compared when it is read back: the fingerprints of
+    the state and of its encoder, and the hashes of what it was trained on.
 
     Args:
       directory: where they lie; on a cluster, storage that every process sees.
       every_steps: interval of the scheduled saves.
       keep_last: how many of the newest are kept.
       keep_every: every checkpoint whose step is a multiple of this is kept too; 0 for none.
-      data_hash: of the training split.
+      data_hash: of the training split's image ids.
+      records_hash: of the records that hold the images (`data/records.py`); '' is not compared.
     """
 
     def __init__(self, directory, every_steps: int, keep_last: int, keep_every: int,
-                 data_hash: str):
+                 data_hash: str, records_hash: str = ''):
         self.directory = pathlib.Path(directory).absolute()
         self.every_steps = every_steps
         self.data_hash = data_hash
-        keep = [policies.LatestN(keep_last)]
+        self.records_hash = records_hash
+        self._pinned = _Pinned()
+        keep = [policies.LatestN(keep_last), self._pinned]
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))
         self._manager = ocp.CheckpointManager(
@@ -83,12 +99,19 @@ class Checkpoints:
         """Step of the newest checkpoint that is complete, or being written."""
         return self._manager.latest_step()
 
+    def pin(self, step: int) -> None:
+        """Keeps the checkpoint of this step, whatever its age, instead of the one pinned before."""
+        self._pinned.step = step
+
     def save(self, state) -> None:
         """Starts to write the state and returns; every process calls it at the same step."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        about = {'fingerprint': int(fingerprint(state)), 'data_hash': self.data_hash}
+        about = {'fingerprint': int(fingerprint(state)), 'data_hash': self.data_hash,
+                 'encoder': int(fingerprint(_encoder(vars(state)))),
+                 'records_hash': self.records_hash}
+        about['sha256'] = _digest(about)
         with self._explained(f'checkpoint of step {step}'):
             self._manager.save(step, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)), force=True)
@@ -98,15 +121,16 @@ class Checkpoints:
         with self._explained('the newest checkpoint'):
             self._manager.wait_until_finished()
 
-    def restore(self, like):
-        """The newest whole state, or None if nothing was ever saved.
+    def restore(self, like, newest: int | None = None):
+        """The newest whole state (of at most step `newest`), or None if nothing was ever saved.
 
         A damaged checkpoint is moved to `<directory>_damaged/`, said loudly, and the one before it
         is tried. If none is whole the run stops: it never starts from scratch silently.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = sorted((step for step in self._manager.all_steps() if step <= (newest or step)),
+                       reverse=True)
         for step in steps:
             try:
                 return self._read(step, abstract)
@@ -122,6 +146,12 @@ class Checkpoints:
                 f'{self._damaged}. Restore a copy, or give a new --workdir to start afresh')
         return None
 
+    def only(self, step: int) -> None:
+        """Deletes every checkpoint but that of `step`, which so becomes the newest."""
+        for other in self._manager.all_steps():
+            if other != step:
+                self._manager.delete(other)
+
     def _read(self, step, abstract):
         read = _read_proved(self._manager, step, abstract)
         if read.about['data_hash'] != self.data_hash:
@@ -129,6 +159,12 @@ class Checkpoints:
                 f'checkpoint {self.directory / str(step)} was trained on images with hash '
                 f'{read.about["data_hash"][:12]}, the data set now has {self.data_hash[:12]}; '
                 'restore the old data set or give a new --workdir')
+        trained = read.about.get('records_hash', '')  # older programs noted none
+        if trained and self.records_hash and trained != self.records_hash:
+            raise UserError(
+                f'checkpoint {self.directory / str(step)} was trained on images of the same ids but other '
+                f'content (records {trained[:12]}, now {self.records_hash[:12]}): the prepared data set '
+                'was changed or made anew; restore the old one or give a new --workdir')
         return read.state
 
     @property
@@ -162,33 +198,54 @@ class Checkpoints:
         self._manager.close()
 
 
+def _encoder(state: dict) -> dict:
+    """The encoder's variables {'params', 'batch_stats'} among those of a state."""
+    return {kind: {'encoder': state[kind]['encoder']} for kind in ('params', 'batch_stats')}
+
+
+def _digest(about: dict) -> str:
+    """sha256 of `about`, but for this field itself."""
+    content = {name: value for name, value in about.items() if name != 'sha256'}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _prove(about: dict, name: str, tree) -> None:
+    """Raises if `about` was changed, or if `tree` has not the fingerprint that it gives under `name`."""
+    if about.get('sha256', _digest(about)) != _digest(about):  # older programs wrote none
+        raise ValueError('what is noted beside the state was changed')
+    if (found := int(fingerprint(tree))) != about[name]:
+        raise ValueError(f'fingerprint {found}, expected {about[name]}')
+
+
 def _read_proved(manager: ocp.CheckpointManager, step: int, abstract):
     """`state` and `about` of a checkpoint; raises if the state is not the one that was saved."""
     read = manager.restore(step, args=ocp.args.Composite(
         state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()))
-    if (found := int(fingerprint(read.state))) != read.about['fingerprint']:
-        raise ValueError(f'fingerprint {found}, expected {read.about["fingerprint"]}')
+    _prove(read.about, 'fingerprint', read.state)
     return read
 
 
 def restore_encoder(workdir, step: int | None = None) -> dict:
-    """The encoder's variables {'params', 'batch_stats'} of a run's newest (or given) checkpoint.
+    """The encoder's variables {'params', 'batch_stats'} of a run's newest (or given) checkpoint, proved.
 
     Reads nothing but the encoder: no head, optimiser or method state.
 
     Raises:
-        UserError: there is no such checkpoint.
+        UserError: there is no such checkpoint, or it is damaged.
     """
-    path = _folder(workdir, step) / 'state'
-    reader = ocp.PyTreeCheckpointer()
-    tree = reader.metadata(path).item_metadata.tree
-    wanted = {kind: {'encoder': tree[kind]['encoder']} for kind in ('params', 'batch_stats')}
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
+    folder = _folder(workdir, step)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    read = reader.restore(path, args=ocp.args.PyTreeRestore(
-        item=abstract, partial_restore=True, restore_args=jax.tree.map(
-            lambda _: ocp.ArrayRestoreArgs(sharding=sharding), abstract)))
-    return jax.device_get({kind: read[kind]['encoder'] for kind in wanted})
+    reader = ocp.PyTreeCheckpointer()
+    with _damage_told(folder):
+        wanted = _encoder(reader.metadata(folder / 'state').item_metadata.tree)
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
+        read = _encoder(reader.restore(folder / 'state', args=ocp.args.PyTreeRestore(
+            item=abstract, partial_restore=True, restore_args=jax.tree.map(
+                lambda _: ocp.ArrayRestoreArgs(sharding=sharding), abstract))))
+        about = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / 'about')
+        if 'encoder' in about:  # older programs did not note it
+            _prove(about, 'encoder', read)
+    return jax.device_get({kind: read[kind]['encoder'] for kind in read})
 
 
 def restore_state(workdir, like, step: int | None = None) -> tuple:
@@ -208,11 +265,17 @@ def restore_state(workdir, like, step: int | None = None) -> tuple:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+    with _damage_told(folder), ocp.CheckpointManager(
+            folder.parent, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        read = _read_proved(manager, int(folder.name), abstract)
+    return read.state, read.about['data_hash']
+
+
+@contextlib.contextmanager
+def _damage_told(folder: pathlib.Path):
+    """Turns whatever reading a checkpoint raises into one line."""
     try:
-        with ocp.CheckpointManager(
-                folder.parent, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-            read = _read_proved(manager, int(folder.name), abstract)
-        return read.state, read.about['data_hash']
+        yield
     except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
         raise UserError(f'checkpoint {folder} is damaged, or not what config.json beside it '
                         f'describes ({first_line(error)}); restore a copy or give another --step'

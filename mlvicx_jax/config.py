@@ -8,15 +8,19 @@ from absl import flags
 from mlvicx_jax import optim
 from mlvicx_jax.errors import UserError
 
+TASKS = 'pretrain', 'classify', 'segment', 'tables'
+
 # What no constructor looks at: (fields, condition, what is expected). Types are ml_collections' own
 # matter, names and options that of the constructors they are passed to.
 _RULES = (
     ('seed', lambda v: 0 <= v < 2**32, 'a number from 0 to 2**32 - 1'),
     ('batch_size', lambda v: v >= 2, '2 or more: the loss is about the batch\'s statistics'),
     ('total_steps eval_every_steps checkpoint.every_steps checkpoint.keep_every '
-     'eval.max_train_images data.num_workers data.num_threads',
+     'eval.max_train_images eval_every_epochs early_stopping.patience data.num_workers '
+     'data.num_threads',
      lambda v: v >= 0, '0 or more'),
-    ('total_epochs max_skipped_steps log_every_steps checkpoint.keep_last eval.batch_size data.prefetch '
+    ('data.labelled.share', lambda v: 0 < v <= 1, 'a number above 0, at most 1'),
+    ('total_epochs accumulation max_skipped_steps log_every_steps checkpoint.keep_last eval.batch_size data.prefetch '
      'model.width model.reduction', lambda v: v >= 1, '1 or more'),
     ('data.stored_size data.image_size', lambda v: v >= 16, '16 pixels or more'),
     ('optim.learning_rate optim.weight_decay optim.warmup_epochs optim.vector_factor '
@@ -24,6 +28,7 @@ _RULES = (
      lambda v: 0 <= v < math.inf, 'a finite number, 0 or more'),
     ('optim.final_factor', lambda v: 0 <= v <= 1, 'a number from 0 to 1'),
     ('eval.split', lambda v: v in ('validation', 'test'), 'validation or test'),
+    ('task', lambda v: v in TASKS, f'one of {", ".join(TASKS)}'),
     ('optim.name', lambda v: v in optim.NAMES, f'one of {", ".join(optim.NAMES)}'),
     ('dtype data.name data.data_dir method.name', bool, 'a name'),
 )

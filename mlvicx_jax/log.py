@@ -8,6 +8,7 @@ import pathlib
 import time
 
 import jax
+import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -27,6 +28,17 @@ def write_json(path, content) -> None:
     path = pathlib.Path(path)
     partial = path.with_name(path.name + '.partial')
     partial.write_text(json.dumps(_without_nan(content), indent=2, sort_keys=True) + '\n')
+    os.replace(partial, path)
+
+
+def write_arrays(path, arrays) -> None:
+    """Writes an .npz file from process 0, whole or not at all."""
+    if jax.process_index():
+        return
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + '.partial')
+    with partial.open('wb') as file:
+        np.savez_compressed(file, **arrays)
     os.replace(partial, path)
 
 

@@ -41,21 +41,27 @@ def create(config, batch_size: int, steps_per_epoch: int,
     sgd: PyTorch's; it decays every parameter, biases and BatchNorm's scales too.
     adamw: decays matrices only.
     """
+    frozen = config.get('frozen', ())  # older runs have no such field
+
     def rate(final_factor, factor=1.0):
         schedule_ = schedule(config, batch_size, steps_per_epoch, total_steps, final_factor)
         return optax.scale_by_learning_rate(lambda step: factor * schedule_(step))
 
     def parts(params):
-        if unknown := set(config.constant) - set(params):
-            raise UserError(f'config.optim.constant names {", ".join(map(repr, sorted(unknown)))}; the '
-                            f'parts of this network are {", ".join(sorted(params))}')
+        for field, names in (('constant', config.constant), ('frozen', frozen)):
+            if unknown := set(names) - set(params):
+                raise UserError(
+                    f'config.optim.{field} names {", ".join(map(repr, sorted(unknown)))}; the parts of '
+                    f'this network are {", ".join(sorted(params))}')
         return {name: jax.tree.map(
-            lambda leaf: 'constant' if name in config.constant else
+            lambda leaf: 'frozen' if name in frozen else
+            'constant' if name in config.constant else
             'matrix' if leaf.ndim > 1 else 'vector', part) for name, part in params.items()}
 
     learning_rate = optax.partition({
         'matrix': rate(config.final_factor), 'constant': rate(1.0),
-        'vector': rate(config.final_factor, config.vector_factor)}, parts)
+        'vector': rate(config.final_factor, config.vector_factor),
+        'frozen': optax.set_to_zero()}, parts)
     decay = optax.add_decayed_weights(config.weight_decay, matrices_only)
     adapt = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=TRUST), matrices_only)
     momentum = optax.trace(0.9)

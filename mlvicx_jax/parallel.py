@@ -51,13 +51,19 @@ def agree(**facts: str) -> None:
                 'same command, program and files, then start all of them again')
 
 
-def create_mesh(batch_size: int, eval_batch_size: int = 0) -> jax.sharding.Mesh:
-    """A one-dimensional mesh over every device, which must divide the global batches."""
+def create_mesh(batch_size: int, eval_batch_size: int = 0,
+                accumulation: int = 1) -> jax.sharding.Mesh:
+    """A one-dimensional mesh over every device, which must divide the global batches and their parts.
+    """
     count = jax.device_count()
     for field, size in (('batch_size', batch_size), ('eval.batch_size', eval_batch_size)):
         if size % count:
             raise UserError(f'config.{field} is {size}, which {count} devices do not divide; take '
                             f'a multiple of {count}')
+    if batch_size % (count * accumulation):
+        raise UserError(f'config.accumulation is {accumulation}: {count} devices can not divide a '
+                        f'batch of {batch_size} into as many parts; take a config.batch_size that '
+                        f'is a multiple of {count * accumulation}')
     return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
 
 

@@ -5,9 +5,9 @@ import numpy as np
 
 from mlvicx_jax import methods
 from mlvicx_jax.data import pipeline
+from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.data.preview import write_preview
 from mlvicx_jax.log import say
-from mlvicx_jax.train import open_data
 
 ROWS, DRAWS = 6, 2  # images, and pairs of views of each
 

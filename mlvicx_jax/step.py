@@ -21,22 +21,42 @@ from mlvicx_jax.state import TrainState
 
 
 def make_train_step(method, optimizer: optax.GradientTransformation, mesh, seed: int,
-                    total_steps: int) -> Callable:
+                    total_steps: int, accumulation: int = 1) -> Callable:
     """(state, batch) -> (state, metrics, out), compiled; the state's buffers are given away.
 
     `batch` holds arrays [B, ...] split over the mesh; `metrics` scalars; `out` what the method's
     forward returned, for the whole batch, on every device.
+
+    With `accumulation` k the network sees the batch in k parts, one after the other, and computes
+    each once more for its gradient: activations take 1 / k of the memory. Loss and gradient stay
+    those of the whole batch, as the outputs of all parts are put together before the loss (the
+    gradient cache of Gao et al., arXiv:2101.06983, here by `jax.checkpoint`). What changes:
+    BatchNorm has the statistics of a part, and its running ones move k times a step.
     """
 
     def shard_loss(params, batch_stats, method_state, key, batch):
-        # Row i of the global batch has key i, on one device and on eight: the same views. The number
-        # behind the last row makes the key that the whole batch shares.
+        # Row i of the global batch has key i, on one device and on eight: the same views. The numbers
+        # behind the last row make the key that all of a part shares.
         count = len(batch['image'])
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows.own(count))
-        shared = jax.random.fold_in(key, count * lax.axis_size(AXIS))
-        out, batch_stats, method_state = method.forward(
-            {'params': params, 'batch_stats': batch_stats}, method_state,
-            method.views(keys, batch), shared)
+        fold = jax.vmap(functools.partial(jax.random.fold_in, key))
+        keys = fold(rows.own(count))
+        shared = fold(count * lax.axis_size(AXIS) + jnp.arange(accumulation))
+
+        def forward(carried, part):
+            batch_stats, method_state = carried
+            keys, batch, shared = part
+            out, *carried = method.forward({'params': params, 'batch_stats': batch_stats},
+                                           method_state, method.views(keys, batch), shared)
+            return tuple(carried), out
+
+        carried, whole = (batch_stats, method_state), (keys, batch)
+        if accumulation == 1:
+            carried, out = forward(carried, (*whole, shared[0]))
+        else:
+            parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), whole)
+            carried, out = lax.scan(jax.checkpoint(forward), carried, (*parts, shared))
+            out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+        batch_stats, method_state = carried
         out = lax.all_gather(out, AXIS, tiled=True)
         loss, terms = method.loss(out, method_state)
         # Every device holds the same numbers by now; pmean is how shard_map comes to know it.

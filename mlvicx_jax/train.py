@@ -1,6 +1,7 @@
 """The training loop, the only one: data, state, restore, then step, log, evaluate, save, stop."""
 
 import contextlib
+import importlib
 import math
 import pathlib
 import signal
@@ -11,55 +12,69 @@ from jax.experimental import multihost_utils
 from mlvicx_jax import __version__, methods, optim, parallel, progress
 from mlvicx_jax import state as states, workdir as workdirs
 from mlvicx_jax.checkpoint import Checkpoints
-from mlvicx_jax.data import pipeline, source
+from mlvicx_jax.data import pipeline
+from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import diagnostics, frozen
-from mlvicx_jax.export.initial import initialise
+from mlvicx_jax.evaluation import diagnostics, downstream
+from mlvicx_jax.export.initial import initialise, proof
 from mlvicx_jax.goodput import Goodput
 from mlvicx_jax.log import MetricLog, read_metrics, say, write_json
 from mlvicx_jax.step import make_train_step
 from mlvicx_jax.watchdog import Watchdog
 
 PREEMPTED = 75  # exit code after SIGTERM: saved, run the same command again (sysexits' EX_TEMPFAIL)
+EVALUATIONS = {'pretrain': 'pretraining', 'classify': 'classification', 'segment': 'segmentation'}
 
 
 def train(config, workdir) -> int:
     """Runs `config` in `workdir`, from its newest checkpoint if it has one; returns the exit code.
 
-    0 when the last step is done, `PREEMPTED` when SIGTERM asked for a stop and the state is saved.
+    0 when the last step is done, or validation has stopped to improve, `PREEMPTED` when SIGTERM
+    asked for a stop and the state is saved.
     """
     workdir = pathlib.Path(workdir)
     goodput = Goodput(workdir)
-    mesh = parallel.create_mesh(config.batch_size, config.eval.batch_size)
+    mesh = parallel.create_mesh(config.batch_size, config.eval.batch_size, config.accumulation)
     method = methods.create(config)
     parallel.agree(config=workdirs.identity(config), code=workdirs.code_hash())
     workdirs.claim(workdir, config)
     data = open_data(config)
     split = data.splits['train']
     parallel.agree(**{f'data set ({name})': part.hash for name, part in data.splits.items()})
+    batch_size = fitting_batch(config, len(split))
 
-    steps_per_epoch = max(1, len(split) // config.batch_size)
+    steps_per_epoch = max(1, len(split) // batch_size)
     total_steps = config.total_steps or config.total_epochs * steps_per_epoch
-    length = config.batch_size, steps_per_epoch, total_steps
+    evaluate_every = config.eval_every_steps or config.eval_every_epochs * steps_per_epoch
+    length = batch_size, steps_per_epoch, total_steps
     optimizer = optim.create(config.optim, *length)
     learning_rate = optim.schedule(config.optim, *length, config.optim.final_factor)
     state = states.create(method, optimizer, config.seed, parallel.replicated(mesh))
-    state = initialise(state, config.init)
+    state = initialise(state, config.init, whole=config.task != 'pretrain')
+    proved = proof(state, config.init)
     checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoint.every_steps,
                               config.checkpoint.keep_last, config.checkpoint.keep_every, split.hash)
     progress.announce(config, workdir, mesh, method, state, data, total_steps)
 
-    initial = initial_probe(config, workdir, method, state, data, mesh)
+    module = importlib.import_module(f'mlvicx_jax.evaluation.{EVALUATIONS[config.task]}')
+    evaluation = module.Evaluation(config, workdir, method, data, mesh)
+    initial = evaluation.initial(state) if evaluate_every else {}
     state = checkpoints.restore(state) or state
     start_step = int(state.step)
     goodput.resume(start_step)
     if start_step:
         say(f'resumed from {checkpoints.directory / str(start_step)}')
+    results = workdir / 'results.json'
+    best = Best(evaluation.monitor, config.early_stopping.patience, workdir, start_step)
+    if best.step:
+        checkpoints.pin(best.step)
+    chosen = bool(best.step) and results.exists()  # nothing is left but the best
 
-    train_step = make_train_step(method, optimizer, mesh, config.seed, total_steps)
+    train_step = make_train_step(method, optimizer, mesh, config.seed, total_steps,
+                                 config.accumulation)
     levels = method.reference_levels(config.batch_size)
     stream = pipeline.train_batches(
-        split, config.batch_size, config.seed, start_step, jax.process_index(),
+        split, batch_size, config.seed, start_step, jax.process_index(),
         jax.process_count(), config.data.num_threads, config.data.num_workers,
         config.data.prefetch)
     log = MetricLog(workdir, start_step)
@@ -67,9 +82,9 @@ def train(config, workdir) -> int:
         log.write(0, initial)
     stop = StopRequest()
     guard = NonFiniteGuard(workdir, config.max_skipped_steps)
-    meter = progress.Meter(config.batch_size, goodput)
+    meter = progress.Meter(batch_size, goodput)
     watchdog = Watchdog(workdir, config.watchdog_seconds)
-    pending = None
+    pending, numbers = None, None
 
     def complete():
         """Fetches the numbers of the step dispatched last, while the next may already run."""
@@ -88,18 +103,24 @@ def train(config, workdir) -> int:
             goodput.write()
 
     def evaluate():
-        probes = frozen.evaluate(method.encoder, encoder_variables(state), data, config, mesh)
-        log.write(int(state.step), probes)
-        say(progress.compare(int(state.step), probes, initial))
-        return probes
+        step = int(state.step)
+        with meter.pause('evaluation'):
+            found = evaluation.at(state, step)
+        log.write(step, found)
+        if best.found(step, found):
+            checkpoints.pin(step)
+        return found
 
     goodput.spent('start')
     with (contextlib.closing(stream), contextlib.closing(log), contextlib.closing(checkpoints),
           watchdog):
         for step in range(start_step + 1, total_steps + 1):
+            if chosen or best.waited_enough:
+                break
             with meter.waiting():
                 batch = next(stream)
-            arrays = parallel.to_global({k: batch[k] for k in ('image', 'labels')}, mesh)
+            arrays = parallel.to_global(
+                {name: array for name, array in batch.items() if name != 'record'}, mesh)
             watchdog.enter(step)
             state, metrics, out = train_step(state, arrays)
             last = step == total_steps
@@ -112,17 +133,17 @@ def train(config, workdir) -> int:
 
             stopping = stop.requested(step)
             saving = last or stopping or checkpoints.due(step)
-            evaluating = config.eval_every_steps and step % config.eval_every_steps == 0 and not last
+            evaluating = evaluate_every and (step % evaluate_every == 0 or last)
             if saving or evaluating:
                 complete()
+            if evaluating:
+                numbers = evaluate()
+                saving |= best.step == step
             # What a divergence began with is no state to go back to.
             if saving and (last or not guard.skipping):
                 with meter.pause('checkpoint'):
                     checkpoints.save(state)
                 goodput.saved(step)
-            if evaluating:
-                with meter.pause('evaluation'):
-                    evaluate()
             if stopping and not last:
                 checkpoints.wait()
                 saved = checkpoints.newest()
@@ -130,64 +151,72 @@ def train(config, workdir) -> int:
                 return PREEMPTED
         with meter.pause('checkpoint'):
             checkpoints.wait()
-        results = workdir / 'results.json'
-        if start_step < total_steps or not results.exists():
+        if start_step < int(state.step) or not results.exists():
+            if best.step:
+                state, numbers = checkpoints.restore(state, best.step), best.numbers
+                say(f'best on validation: step {best.step}, {best}')
+            elif evaluate_every and numbers is None:
+                numbers = evaluate()
             with meter.pause('evaluation'):
-                probes = evaluate() if config.eval_every_steps else {}
+                found = evaluation.results(state, numbers or {}, initial)
             goodput.write()
             goodput.tell()
             if jax.process_index() == 0:
                 newest = [line for line in read_metrics(workdir) if 'train/loss' in line][-1]
-                write_json(results, finish(config, state, newest, probes, initial, meter, data)
+                write_json(results, about(config, state, newest, meter, data, proved) | found
                            | goodput.shares())
-    say(f'finished at step {total_steps}; results in {results}')
+        if best.step:
+            checkpoints.only(best.step)
+    say(f'finished at step {int(state.step)}; results in {results}')
     return 0
 
 
-def open_data(config) -> source.RadiographSet:
-    """Opens the data set, prepared by the first process alone if it has to be."""
-    arguments = dict(config.data)
-    arguments = {name: arguments[name] for name in (
-        'name', 'data_dir', 'manual_dir', 'validation_fraction', 'split_seed')}
-    options = {'size': config.data.stored_size, **config.data.options}
-    if jax.process_index() == 0:
-        data = source.open_dataset(**arguments, options=options)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices('data set prepared')
-        if jax.process_index():
-            data = source.open_dataset(**arguments, options=options)
-    return data
+def fitting_batch(config, images: int) -> int:
+    """The batch size; of a downstream run with fewer images what these allow."""
+    parts = jax.device_count() * config.accumulation
+    if config.task == 'pretrain' or config.batch_size <= images:
+        return config.batch_size
+    if images < parts:
+        raise UserError(f'config.data.labelled.share={config.data.labelled.share} leaves {images} '
+                        f'images for {parts} devices; take a larger share or fewer devices')
+    size = images // parts * parts
+    say(f'config.batch_size is {config.batch_size}; the {images} labelled images make it {size}')
+    return size
 
 
-def encoder_variables(state) -> dict:
-    """The encoder's own part of the state."""
-    return {'params': state.params['encoder'], 'batch_stats': state.batch_stats['encoder']}
+class Best:
+    """The step with the greatest `monitor` so far, and how many evaluations were since.
 
-
-def initial_probe(config, workdir, method, state, data, mesh) -> dict[str, float]:
-    """The lines to beat: the encoder before training, in both readings of its BatchNorm.
-
-    `probe/auroc_init` and `knn/auroc_init` are those with BatchNorm calibrated on training images,
-    `..._init_uncalibrated` those of the encoder exactly as it was initialised. Read back where the
-    run already has them.
+    Without a monitor there is none. A run that goes on from a checkpoint finds what was before it in
+    its metrics.jsonl.
     """
-    if not config.eval_every_steps:
-        return {}
-    for line in read_metrics(workdir)[:1]:
-        if 'probe/auroc_init' in line:
-            return {name: value for name, value in line.items() if name != 'step'}
-    say('evaluating the initial encoder ...')
-    readings = frozen.initial_readings(
-        method.encoder, encoder_variables(state), data.splits['train'], config.data.image_size,
-        config.batch_size, mesh)
-    initial = {}
-    for reading, variables in readings.items():
-        found = frozen.evaluate(method.encoder, variables, data, config, mesh)
-        suffix = 'init' if reading == 'calibrated' else f'init_{reading}'
-        initial |= {f'{name}_{suffix}': found[name] for name in ('probe/auroc', 'knn/auroc')}
-        say(f'initial encoder, BatchNorm {reading}: probe {found["probe/auroc"]:.3f}, '
-            f'kNN {found["knn/auroc"]:.3f} (mean AUROC)')
-    return initial
+
+    def __init__(self, monitor: str | None, patience: int, workdir, start_step: int):
+        self._monitor, self._patience = monitor, patience
+        self._greatest, self._since = -math.inf, 0
+        self.step, self.numbers = 0, {}
+        for line in read_metrics(workdir) if monitor else ():
+            if monitor in line and 0 < line['step'] <= start_step:
+                self.found(line.pop('step'), line)
+
+    def found(self, step: int, numbers) -> bool:
+        """Whether the numbers of this step are the best so far; a NaN never is, but for the first."""
+        if not self._monitor:
+            return False
+        value = numbers[self._monitor]
+        value = -math.inf if value is None or math.isnan(value) else value
+        if self.step and value <= self._greatest:
+            self._since += 1
+            return False
+        self.step, self.numbers, self._greatest, self._since = step, numbers, value, 0
+        return True
+
+    def __str__(self):
+        return f'{self._monitor} {self._greatest:.4f}'
+
+    @property
+    def waited_enough(self) -> bool:
+        return bool(self._patience) and self._since >= self._patience
 
 
 class NonFiniteGuard:
@@ -218,15 +247,12 @@ class NonFiniteGuard:
             'look at these images, then run the same command: it goes on from the last checkpoint')
 
 
-def finish(config, state, metrics, probes, initial, meter, data) -> dict:
-    """The final numbers, for results.json: those of the last step, and what they were made on."""
-    keys = [f'{probe}/auroc{which}' for probe in ('probe', 'knn')
-            for which in ('', '_init', '_init_uncalibrated')]
-    speed = meter.images_per_second() or metrics.get('time/images_per_second')
-    return {key: (probes | initial).get(key) for key in keys} | probes | {
-        name: value for name, value in metrics.items() if name.startswith('train/')} | {
-        'step': int(state.step), 'images_per_second': speed,
-        'eval/split': config.eval.split, 'data/eval_hash': data.splits[config.eval.split].hash,
+def about(config, state, metrics, meter, data, proved) -> dict:
+    """What every results.json has: the last training numbers, and what they were made on."""
+    made_of = {} if config.task == 'pretrain' else downstream.about(config, data, proved)
+    return made_of | {name: value for name, value in metrics.items() if name.startswith('train/')} | {
+        'task': config.task, 'step': int(state.step),
+        'images_per_second': meter.images_per_second() or metrics.get('time/images_per_second'),
         'data/train_hash': data.splits['train'].hash,
         'device': parallel.device_name(), 'version': __version__}
 

@@ -11,13 +11,17 @@ from mlvicx_jax.log import say, write_json
 
 # What makes a run the run it is. The rest (logging, evaluation, checkpoints, length, optimiser) may
 # change between two starts, and is said.
-FIXED = ('method', 'model', 'init', 'views', 'data', 'seed', 'batch_size', 'dtype')
+FIXED = ('task', 'protocol', 'method', 'model', 'init', 'views', 'data', 'seed', 'batch_size',
+         'accumulation', 'dtype')
 # Of these: where the files lie, how fast they are read and what is computed twice changes no number.
 FREE = ('model.remat', 'data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_workers',
         'data.prefetch')
 
 # Fields that older runs had not, and what they did without them.
-LATER = {'init': '', 'model.zero_init_residual': False}
+LATER = {'init': '', 'model.zero_init_residual': False, 'task': 'pretrain', 'accumulation': 1,
+         'data.target': [],
+         'data.questions': [], 'data.within': '', 'data.labelled.share': 1.0, 'data.labelled.stratified': False,
+         'data.labelled.by_patient': False}
 
 
 def claim(workdir: pathlib.Path, config) -> None:

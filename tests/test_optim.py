@@ -158,3 +158,18 @@ def test_warm_up_of_a_short_run_is_a_tenth_of_it():
     rate = optim.schedule(config(warmup_epochs=100.0), 64, 10, 50, 0.0)
     assert float(rate(4)) < float(rate(5)) == pytest.approx(1.6) and rate(6) < rate(5)
     assert optim.schedule(config(), 64, 10, 5, 0.0)(0) == pytest.approx(1.6)
+
+
+@pytest.mark.parametrize('name', optim.NAMES)
+def test_a_frozen_part_keeps_its_bits_whatever_decays(name):
+    rng = np.random.default_rng(0)
+    params = {part: {'w': rng.normal(size=(3, 3)).astype(np.float32)} for part in ('encoder', 'head')}
+    optimizer = constant(frozen=('encoder',), name=name)
+    state, moved = optimizer.init(params), params
+    for _ in range(3):
+        updates, state = optimizer.update(params, state, moved)
+        moved = optax.apply_updates(moved, updates)
+    assert np.asarray(moved['encoder']['w']).tobytes() == params['encoder']['w'].tobytes()
+    assert not np.allclose(moved['head']['w'], params['head']['w'])
+    with pytest.raises(UserError, match="optim.frozen names 'decoder'; the parts .* encoder, head"):
+        constant(frozen=('decoder',)).init(params)

@@ -138,6 +138,69 @@ def test_a_step_that_is_not_finite_leaves_nothing_but_its_count():
     assert w[0] == w[1] == w[2] != w[3] and np.isfinite(w[3]).all()
 
 
+class Covariance:
+    """Two views, a linear map, and a loss of the whole batch: no BatchNorm."""
+
+    @staticmethod
+    def init(key):
+        w = jax.random.normal(key, (12, 5), jnp.float32)
+        return {'params': {'w': w}, 'batch_stats': {'n': jnp.zeros(1)}}, {'queue': jnp.zeros((16, 5))}
+
+    @staticmethod
+    def views(keys, batch):
+        rows = batch['image'].reshape(len(batch['image']), -1)
+        return rows + jax.vmap(lambda key: jax.random.normal(key, rows.shape[1:]))(keys)
+
+    @staticmethod
+    def forward(variables, state, views, key):
+        z = jnp.tanh(views @ variables['params']['w'])
+        return {'z_1': z}, {'n': variables['batch_stats']['n'] + 1}, state
+
+    @staticmethod
+    def loss(out, state):
+        z = out['z_1'] - out['z_1'].mean(0)
+        covariance = z.T @ z / (len(z) - 1)
+        return jnp.square(covariance - jnp.eye(5)).sum(), {}
+
+    @staticmethod
+    def update(state, params, out, progress):
+        return {'queue': out['z_1']}
+
+
+@pytest.mark.parametrize('devices,parts', [(1, 2), (1, 4), (2, 4), (4, 2)])
+def test_accumulation_has_the_loss_and_gradient_of_the_whole_batch(devices, parts):
+    image = np.random.default_rng(0).normal(size=(16, 12)).astype(np.float32)
+
+    def run(count, accumulation):
+        mesh, optimizer = mesh_of(count), optax.sgd(0.1)
+        state = states.create(Covariance, optimizer, 0, parallel.replicated(mesh))
+        step = make_train_step(Covariance, optimizer, mesh, 1, 10, accumulation)
+        for _ in range(3):
+            state, metrics, out = step(state, parallel.to_global({'image': image}, mesh))
+        return jax.device_get((state, metrics, out))
+
+    (whole, metrics, out), (parted, metrics_p, out_p) = run(1, 1), run(devices, parts)
+    np.testing.assert_allclose(out_p['z_1'], out['z_1'], atol=1e-5)  # rows in their order
+    np.testing.assert_allclose(parted.params['w'], whole.params['w'], atol=1e-5)
+    np.testing.assert_allclose(metrics_p['loss'], metrics['loss'], rtol=1e-4)
+    np.testing.assert_allclose(parted.method_state['queue'], whole.method_state['queue'], atol=1e-5)
+    assert (whole.batch_stats['n'][0], parted.batch_stats['n'][0]) == (3, 3 * parts)
+
+
+def test_accumulation_runs_on_a_method_that_shuffles_and_takes_less_memory():
+    config = tiny.get_config('moco_v2')
+    method, mesh = methods.create(config), mesh_of(1)
+    optimizer = optim.create(config.optim, 64, 2, 12)
+    state = jax.eval_shape(lambda: states.create(method, optimizer, 0, parallel.replicated(mesh)))
+    batch = {'image': jax.ShapeDtypeStruct((64, 96, 96, 1), np.uint8)}
+
+    def memory(accumulation):
+        step = make_train_step(method, optimizer, mesh, config.seed, 12, accumulation)
+        return step.func.lower(*step.args, state, batch).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(4) < 0.5 * memory(1)
+
+
 def test_rows_follow_their_place_in_the_global_batch():
     order = jnp.array([3, 0, 7, 1, 6, 2, 5, 4])
 

@@ -63,7 +63,8 @@ class Builder(release.ReleaseBuilder):
         'without a CSV table; see the README of image_folder_cxr.')
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return schema.info(self, None, masks=('mask',) if self.builder_config.masks else ())
+        return schema.info(
+            self, None, structures={'mask': ('mask', 1)} if self.builder_config.masks else {})
 
     def _read(self, root: pathlib.Path) -> dict[str, list[release.Record]]:
         table = self._find_table(root)

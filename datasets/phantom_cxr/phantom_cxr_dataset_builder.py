@@ -9,8 +9,11 @@ import tensorflow_datasets.public_api as tfds
 from mlvicx_jax.errors import UserError
 from .. import radiograph, release, schema
 from . import render
-from .findings import LABELS
+from .findings import FINDINGS, LABELS
 
+# Feature and bits of each; `anatomy` has the lungs apart, in bits 0 and 1.
+STRUCTURES = {finding: ('mask', 1 << k) for k, finding in enumerate(FINDINGS)} | {
+    'lungs': ('anatomy', 0b011), 'heart': ('anatomy', 0b100)}
 TEST_EVERY = 5  # each fifth patient is a test patient, whatever the number of patients
 
 
@@ -41,7 +44,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [Config()]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return schema.info(self, LABELS, masks=('mask', 'anatomy'))
+        return schema.info(self, LABELS, structures=STRUCTURES)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         everyone = range(self.builder_config.patients)

@@ -35,7 +35,7 @@ class Builder(release.ReleaseBuilder):
         "train-rle.csv, or Kaggle's stage_2_images/ and stage_2_train.csv.")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return schema.info(self, LABELS, masks=('mask',), homepage=(
+        return schema.info(self, LABELS, structures={LABELS[0]: ('mask', 1)}, homepage=(
             'https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation'))
 
     def _read(self, root: pathlib.Path) -> dict[str, list[release.Record]]:

@@ -2,28 +2,24 @@
 
 import base64
 from collections.abc import Callable
-import importlib.resources
 from typing import Any
 
-import jinja2
 from mlvicx_jax_datasets import radiograph
 import numpy as np
 
 from mlvicx_jax.audit.report import count_of, prevalence
+from mlvicx_jax.report import template
 
 FILMS, MEMBERS = 40, 4  # shown of the films found more than once, and of one film's members
 
 
 def render(report: dict[str, Any], read: Callable[[dict[str, str]], np.ndarray]) -> str:
     """The HTML of a report; `read` gives the image of a film's member, uint8 [H, W]."""
-    template = importlib.resources.files(__package__).joinpath('page.html').read_text()
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined)
     films = [film | {'pictures': [(member, _png(read(member)))
                                   for member in _most_telling(film['members'])]}
              for film in report['films'][:FILMS]]
-    return environment.from_string(template).render(
-        report=report, films=films, prevalence=prevalence, count_of=count_of)
+    return template.render(__package__, report=report, films=films, prevalence=prevalence,
+                           count_of=count_of)
 
 
 def _most_telling(members: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -1,0 +1,1 @@
+NO_FINDING = 'No Finding'  # the label of images without any of the others

@@ -35,7 +35,8 @@ def train_batches(split: Split, batch_size: int, seed: int, start_step: int = 0,
 
     Yields:
         image uint8 [b, S, S, 1], labels uint8 [b, L], record int32 [b]: the image's position in
-        the split's arrays. Call the iterator's close() to stop its threads and workers.
+        the split's arrays; and target uint8 [b, S, S, k] of 0 and 1, where the split has k
+        structures for one. Call the iterator's close() to stop its threads and workers.
 
     Raises:
         UserError: a batch that does not fit the split or the processes; a damaged record.
@@ -66,20 +67,26 @@ def eval_batches(split: Split, batch_size: int, process_index: int = 0, process_
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-    """Position in the split -> its image and labels."""
+    """Position in the split -> its image, labels and target."""
     split: Split
 
     def __call__(self, position: int) -> Batch:
         split = self.split
         where = f'record of image {split.image_ids[position]} ({split.name})'
         try:
-            data = split.source[split.records[position]]['image']
+            data = split.source[split.records[position]]
         except Exception as error:  # the reader raises bare errors of its own on damaged files
             raise UserError(f'{where}: can not be read ({error}); delete the prepared folder to '
                             'have it prepared again') from error
-        image = radiograph.decode_image(data, where)
-        return {'image': image[..., None], 'labels': split.labels[position],
-                'record': np.int32(position)}
+        image = radiograph.decode_image(data['image'], where)
+        example = {'image': image[..., None], 'labels': split.labels[position],
+                   'record': np.int32(position)}
+        if split.target:
+            masks = {feature: radiograph.decode_image(data[feature], f'{feature} in the {where}')
+                     for feature in {feature for feature, _ in split.target}}
+            example['target'] = np.stack([(masks[feature] & bits > 0).astype(np.uint8)
+                                          for feature, bits in split.target], -1)
+        return example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +98,8 @@ class _ReadOrFill:
         mask = position < len(self.split)
         example = _Read(self.split)(position if mask else 0)
         if not mask:
-            example = {'image': np.zeros_like(example['image']),
-                       'labels': np.zeros_like(example['labels']), 'record': np.int32(-1)}
+            example = {key: np.zeros_like(value) for key, value in example.items()}
+            example['record'] = np.int32(-1)
         return example | {'mask': np.bool_(mask)}
 
 

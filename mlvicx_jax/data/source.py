@@ -32,6 +32,7 @@ class Split:
         labels: uint8 [n, L], multi-hot.
         view, sex: str [n].
         age: int32 [n], years; -1 where unknown.
+        target: (feature, bits) of each structure whose mask is read along; see `with_target`.
     """
     name: str
     source: Sequence[Mapping[str, Any]]
@@ -42,6 +43,7 @@ class Split:
     view: np.ndarray
     sex: np.ndarray
     age: np.ndarray
+    target: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -49,7 +51,7 @@ class Split:
     def take(self, chosen: np.ndarray, name: str | None = None) -> 'Split':
         """The part of the split that an index or mask array [n] chooses."""
         arrays = {key: getattr(self, key)[chosen] for key in ('records', *_COLUMNS)}
-        return Split(name=name or self.name, source=self.source, **arrays)
+        return dataclasses.replace(self, name=name or self.name, **arrays)
 
     @functools.cached_property
     def hash(self) -> str:
@@ -66,6 +68,9 @@ class RadiographSet:
         size: the side of the stored images in pixels.
         metadata: what the builder keeps of the release: its notes, the hashes of NIH's lists.
         folder: where the records lie.
+        structures: {name: (feature, bits)} of what can be segmented: it lies where the feature, a
+            picture beside the image, has any of the bits. None: the set was prepared before
+            structures had names.
     """
     name: str
     label_names: tuple[str, ...]
@@ -73,6 +78,32 @@ class RadiographSet:
     size: int
     metadata: Mapping[str, Any]
     folder: pathlib.Path
+    structures: Mapping[str, tuple[str, int]] | None
+
+    def with_target(self, names: Sequence[str]) -> 'RadiographSet':
+        """The set whose batches have a `target` uint8 [b, S, S, k] of 0 and 1, by structure.
+
+        No names: the set as it is, no mask being read.
+
+        Raises:
+            UserError: a name that is no structure of the set, or is there twice.
+        """
+        if not names:
+            return self
+        wanted = f'config.data.target is {", ".join(names)}'
+        if self.structures is None:
+            raise UserError(f'{wanted}, but {self.folder} was prepared before structures had names; '
+                            'delete the folder to have it prepared again')
+        if not self.structures:
+            raise UserError(f'{wanted}, but {self.name} has no masks; take a set that has, or '
+                            'prepare it with them (datasets/README.md)')
+        unknown = [name for name in names if name not in self.structures]
+        if unknown or len(set(names)) < len(names):
+            raise UserError(f'{wanted}, expected some of the structures of {self.name}, each once: '
+                            f'{", ".join(self.structures)}')
+        target = tuple(self.structures[name] for name in names)
+        return dataclasses.replace(self, splits={
+            name: dataclasses.replace(split, target=target) for name, split in self.splits.items()})
 
 
 def open_dataset(name: str, data_dir: str | os.PathLike,
@@ -104,6 +135,9 @@ def open_folder(folder: str | os.PathLike, validation_fraction: float = 0.1,
     features, metadata = reader.info.features, dict(reader.info.metadata)
     decoders = {key: tfds.decode.SkipDecoding() for key, feature in features.items()
                 if isinstance(feature, tfds.features.Image)}
+    structures = None if 'structures' not in metadata and len(decoders) > 1 else {
+        name: (feature, bits)
+        for name, (feature, bits) in metadata.get('structures', {}).items()}
     train_val, test = (
         _open_split(reader, split, reader.as_data_source(split, decoders=decoders))
         for split in ('train_val', 'test'))
@@ -114,7 +148,7 @@ def open_folder(folder: str | os.PathLike, validation_fraction: float = 0.1,
         'test': test}
     return RadiographSet(name=reader.name, label_names=tuple(metadata['labels']), splits=splits,
                          size=features['image'].shape[0], metadata=metadata,
-                         folder=pathlib.Path(folder))
+                         folder=pathlib.Path(folder), structures=structures)
 
 
 def _open_split(builder: tfds.core.DatasetBuilder, name: str, source: Sequence) -> Split:

@@ -7,36 +7,53 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlvicx_jax import parallel
-from mlvicx_jax.data import augment, pipeline
-from mlvicx_jax.evaluation.metrics import NO_FINDING, auroc, mean_auroc
+from mlvicx_jax.data import NO_FINDING, augment, pipeline
+from mlvicx_jax.evaluation.metrics import auroc, mean_auroc
 from mlvicx_jax.evaluation.probe import knn, linear_probe
 
 
-@functools.partial(jax.jit, static_argnames=('encoder', 'image_size', 'mesh'))
-def _pooled(encoder, variables, batch, image_size, mesh):
-    images = augment.standardise(augment.resize(batch['image'], image_size))
-    features = encoder.apply(variables, images, train=False)['pooled']
+@functools.partial(jax.jit, static_argnames=('network', 'image_size', 'mesh', 'outputs'))
+def _outputs(network, variables, batch, image_size, mesh, outputs):
+    images = augment.standardise(augment.resize(batch.pop('image'), image_size))
+    found = network.apply(variables, images, train=False)
     return jax.lax.with_sharding_constraint(
-        (features, batch['record'], batch['mask']), parallel.replicated(mesh))
+        {name: found[name] for name in outputs} | batch, parallel.replicated(mesh))
 
 
-def extract(encoder, variables, split, image_size: int, batch_size: int, mesh) -> np.ndarray:
-    """Pooled features [n, d] of a split's whole images, in order, each image once.
+def passes(network, variables, split, image_size: int, batch_size: int, mesh,
+           outputs=('pooled',)):
+    """Yields what `network` gives for a split's whole images, in order, each image once.
 
     BatchNorm is in evaluation mode, nothing is flipped and the last batch is padded, not dropped.
-    `variables` are the encoder's own ({'params', 'batch_stats'}).
+
+    Args:
+        network: images [b, s, s, 3] to a dict of arrays [b, ...]; an encoder or more.
+        variables: its own ({'params', 'batch_stats'}).
+        image_size: s, pixels.
+        batch_size: images of a batch, over all devices.
+        outputs: names of the arrays that are wanted.
+
+    Yields:
+        dict of NumPy arrays of the global batch: `outputs`, `record` (places in the split), `mask`
+        (False where an image is filling) and `target`, where the split has one.
     """
-    features = None
     for batch in pipeline.eval_batches(split, batch_size, jax.process_index(),
                                        jax.process_count()):
-        batch = parallel.to_global(
-            {name: batch[name] for name in ('image', 'record', 'mask')}, mesh)
-        pooled, record, mask = jax.device_get(
-            _pooled(encoder, variables, batch, image_size, mesh))
-        if features is None:
-            features = np.zeros((len(split), pooled.shape[-1]), np.float32)
-        features[record[mask]] = pooled[mask]
-    return features
+        batch.pop('labels')
+        yield jax.device_get(_outputs(network, variables, parallel.to_global(batch, mesh),
+                                      image_size, mesh, outputs))
+
+
+def extract(network, variables, split, image_size: int, batch_size: int, mesh,
+            output: str = 'pooled') -> np.ndarray:
+    """One output [n, ...] of a split's images, float32; otherwise as `passes`."""
+    collected = None
+    for found in passes(network, variables, split, image_size, batch_size, mesh, (output,)):
+        rows, mask = found[output], found['mask']
+        if collected is None:
+            collected = np.zeros((len(split), *rows.shape[1:]), np.float32)
+        collected[found['record'][mask]] = rows[mask]
+    return collected
 
 
 def initial_readings(encoder, variables, split, image_size: int, batch_size: int, mesh,

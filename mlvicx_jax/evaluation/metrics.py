@@ -11,9 +11,9 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from mlvicx_jax.data import NO_FINDING
 from mlvicx_jax.errors import UserError
 
-NO_FINDING = 'No Finding'  # the absence of the others: no part of the mean over findings
 CALIBRATION_BINS = 15  # Guo et al., 2017 (arXiv:1706.04599), section 3
 
 

@@ -11,7 +11,7 @@ from mlvicx_jax.log import say
 from mlvicx_jax.state import TrainState
 
 
-def initialise(state: TrainState, init: str) -> TrainState:
+def initialise(state: TrainState, init: str, whole: bool = False) -> TrainState:
     """The state with its encoder's weights from `init`; unchanged where that is empty.
 
     Every copy of the encoder is filled, the student's and those that a method keeps (a teacher),
@@ -20,14 +20,14 @@ def initialise(state: TrainState, init: str) -> TrainState:
     Args:
         init: `config.init`: the --workdir of a run, an exported folder, or a .safetensors or .pth
             file with torchvision's names, this project's or those of the authors' release.
+        whole: whether context bottlenecks that `init` lacks are an error, too.
 
     Raises:
         UserError: see `weights.read_tensors` and `weights.fill`.
     """
     if not init:
         return state
-    like = {'params': state.params['encoder'], 'batch_stats': state.batch_stats['encoder']}
-    variables, said = weights.fill(like, read(init), f'config.init={init}')
+    variables, said = weights.fill(_encoder(state), read(init), f'config.init={init}', whole)
     arrays = {}
     for tree in variables.values():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -47,6 +47,21 @@ def initialise(state: TrainState, init: str) -> TrainState:
     for sentence in said:
         say(sentence)
     return state.replace(params=replaced[0], batch_stats=replaced[1], method_state=replaced[2])
+
+
+def proof(state: TrainState, init: str) -> dict | None:
+    """The number of the encoder's tensors and their sha256, by which a result names what it began with.
+
+    None where it began with random ones. To be taken right after `initialise(..., whole=True)`.
+    """
+    if not init:
+        return None
+    encoder = _encoder(state)
+    return {'tensors': len(jax.tree.leaves(encoder)), 'sha256': weights.digest(encoder)}
+
+
+def _encoder(state) -> dict:
+    return {'params': state.params['encoder'], 'batch_stats': state.batch_stats['encoder']}
 
 
 def read(init: str) -> weights.Tensors:

@@ -1,5 +1,6 @@
 """What each tensor is called, and how it lies, in Flax, in PyTorch and in files from elsewhere."""
 
+import hashlib
 import importlib
 import pathlib
 import re
@@ -72,6 +73,14 @@ def flat(tree) -> Tensors:
     """{'params/conv1/kernel': array} of any tree."""
     return {'/'.join(path_names(path)): np.asarray(leaf)
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def digest(tree) -> str:
+    """sha256 of every array of a tree, with its name."""
+    found = hashlib.sha256()
+    for name, array in sorted(flat(tree).items()):
+        found.update(name.encode() + b'\0' + array.tobytes())
+    return found.hexdigest()
 
 
 def path_names(path) -> tuple[str, ...]:
@@ -179,16 +188,18 @@ def from_release(tensors: Tensors) -> Tensors:
     return renamed
 
 
-def fill(like: Mapping[str, Any], tensors: Tensors, where) -> tuple[dict[str, Any], list[str]]:
+def fill(like: Mapping[str, Any], tensors: Tensors, where,
+         whole: bool = False) -> tuple[dict[str, Any], list[str]]:
     """An encoder's variables from tensors under any of the known names, and what there is to say.
 
     Args:
         like: {'params', 'batch_stats'} of arrays, the encoder as it is initialised.
         tensors: under PyTorch's names, the release's, or Flax's ('params/conv1/kernel').
         where: names the source in errors.
+        whole: whether every tensor of `like` must be there.
 
     Returns:
-        The variables, every tensor of the ResNet from `tensors`. Context bottlenecks that the
+        The variables, every tensor of the ResNet from `tensors`. Unless `whole`, context bottlenecks that the
         source lacks as a whole keep `like`'s values, and those that `like` lacks are left out;
         the sentences say so.
 
@@ -207,6 +218,9 @@ def fill(like: Mapping[str, Any], tensors: Tensors, where) -> tuple[dict[str, An
     missing = sorted(set(wanted.values()) - tensors.keys())
     unexpected = sorted(tensors.keys() - set(wanted.values()))
     if missing and not any(map(is_context, tensors)):
+        if whole and all(map(is_context, missing)):
+            raise UserError(f'{where} has no context bottlenecks, config.model.context=True asks for '
+                            'them; give --config.model.context=False')
         absent = [name for name in missing if is_context(name)]
         missing = [name for name in missing if not is_context(name)]
         if absent:

@@ -13,7 +13,7 @@ from mlvicx_jax.models.resnet import ResNet18
 
 
 class Classifier(nn.Module):
-    """Images [b, h, w, 3] to the encoder's pooled features [b, r] and a logit for each label."""
+    """Images [b, h, w, 3] to `pooled`, the encoder's features [b, r], and `logits` [b, labels]."""
 
     encoder: ResNet18
     labels: int
@@ -22,7 +22,7 @@ class Classifier(nn.Module):
     def __call__(self, images, train: bool):
         pooled = self.encoder(images, train)['pooled']
         logits = nn.Dense(self.labels, kernel_init=torch_uniform, name='classifier')(pooled)
-        return pooled, logits
+        return {'pooled': pooled, 'logits': logits}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ class Method(BaseMethod):
         return super().views(keys, batch) | {'labels': batch['labels'].astype(jnp.float32)}
 
     def forward(self, variables, method_state, views, key):
-        ((pooled, logits),), stats = self.embed(self.network, variables, views['first'])
-        out = {'embedding_1': pooled, 'logits': logits, 'labels': views['labels']}
+        (found,), stats = self.embed(self.network, variables, views['first'])
+        out = {'embedding_1': found['pooled'], 'logits': found['logits'], 'labels': views['labels']}
         return out, stats, method_state
 
     def loss(self, out, method_state):

@@ -47,6 +47,10 @@ class ResNet18(nn.Module):
     4 width), `stage4` (h/32, 8 width), each already refined by its context bottleneck, and
     `pooled` [b, 8 width] in float32, the global average of `stage4`.
 
+    A level that the collection `perturbations` has is added to the level of that name: with zeros
+    there, a gradient with respect to them is that with respect to the level. No other call has
+    this collection, `init` neither.
+
     Attributes:
       width: channels of the stem, 64 in ResNet-18; smaller for CPUs.
       context: whether the five context bottlenecks are there.
@@ -79,6 +83,8 @@ class ResNet18(nn.Module):
         def level(name, y):
             if self.context:
                 y = part(ContextBottleneck)(self.reduction, self.dtype, name=f'context_{name}')(y)
+            if self.has_variable('perturbations', name):
+                y += self.get_variable('perturbations', name)
             features[name] = y
             return y
 

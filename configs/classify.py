@@ -1,0 +1,77 @@
+"""Classification with few labels, from a pretrained encoder: frozen or fine-tuned.
+
+  python main.py --config=configs/classify.py:dataset=nih_chestxray14,protocol=frozen,fraction=0.01 \\
+      --config.init=workdirs/mlvicx --config.data.manual_dir=DIR
+  python main.py --config=configs/classify.py:size=small,fraction=0.1 --config.init=workdirs/quickstart
+
+frozen: the encoder's features once, then a linear layer on them, an L-BFGS logistic probe and kNN.
+finetune: everything trains. `config.init` is a workdir, an exported folder or a file of torchvision's;
+empty it is a random encoder. `--config.model.context=False` drops the context bottlenecks.
+
+Batch, learning rate and patience are the paper's (section IV). It names neither optimiser, schedule,
+augmentation nor the greatest number of epochs: Adam at a constant rate; the views of
+configs/supervised.py; 100 epochs.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, supervised
+
+# Batch, learning rate, number of labels.
+SETS = {
+    'nih_chestxray14': (64, 1e-5, 15),
+    'vinbig_cxr': (16, 1e-3, 15),
+    'rsna_pneumonia': (16, 1e-3, 2),
+    'siim_pneumothorax': (16, 1e-3, 1),  # the paper only segments it
+    'phantom_cxr': (64, 1e-3, 9),
+    'image_folder_cxr': (16, 1e-3, 0),  # labels: as many as yours has
+}
+
+
+def get_config(argument=''):
+    """Options, separated by commas: dataset=, protocol=, fraction=, labels=, size=small."""
+    options = dict(dataset='nih_chestxray14', protocol='finetune', fraction='1', labels='', size='full')
+    for option in filter(None, argument.split(',')):
+        name, _, value = option.partition('=')
+        if name not in options:
+            raise ValueError(f'configs/classify.py:{argument}: {name!r} is none of {", ".join(options)}')
+        options[name] = value
+    for name, known in (('dataset', SETS), ('protocol', ('frozen', 'finetune')),
+                        ('size', ('full', 'small'))):
+        if options[name] not in known:
+            raise ValueError(f'configs/classify.py: {name}={options[name]}: expected one of '
+                             f'{", ".join(known)}')
+    config = supervised.get_config()
+    batch, rate, labels = SETS[options['dataset']]
+    config.task = 'classify'
+    config.protocol = options['protocol']
+    config.batch_size = batch
+    config.data.name = options['dataset']
+    config.data.labelled.share = float(options['fraction'])
+    config.method.labels = int(options['labels'] or labels)
+    config.model.context = True
+    config.optim.update(learning_rate=rate, final_factor=1.0)
+    config.total_epochs = 100
+    config.eval_every_steps = 0
+    config.eval_every_epochs = 1
+    config.early_stopping.patience = 10
+    config.checkpoint.every_steps = 1000
+    config.log_every_steps = 20
+    if options['size'] == 'small':
+        small(config)
+    return config
+
+
+def small(config):
+    """The size of configs/quickstart.py, whose encoders fit."""
+    config.batch_size = 64
+    config.data.stored_size = 128
+    config.data.image_size = 96
+    config.model.width = 16
+    config.views.first.update(area=(0.3, 1.0), rotation=0.0)
+    if config.data.name == 'phantom_cxr':
+        config.data.options.patients = 800
+    config.optim.learning_rate = 1e-2 if config.protocol == 'frozen' else 1e-3
+    # Counted in steps: an epoch of 1 % of the phantom is one.
+    config.total_steps = 400
+    config.eval_every_steps = 20

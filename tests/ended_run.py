@@ -1,0 +1,25 @@
+"""The folder of a run of tests/tiny.py that ended before it began."""
+
+import contextlib
+import json
+
+import tiny
+from mlvicx_jax import methods, optim, parallel, state as states
+from mlvicx_jax.checkpoint import Checkpoints
+from mlvicx_jax.log import write_json
+
+
+def make_workdir(folder, argument, data_dir, label_names=None, seed=2):
+    """A run of `argument` whose checkpoint has the initial weights; a classifier's with labels."""
+    config = tiny.get_config(argument)
+    config.data.data_dir, config.seed = str(data_dir), seed
+    mesh = parallel.create_mesh(config.batch_size)
+    optimizer = optim.create(config.optim, config.batch_size, 1, 1)
+    state = states.create(methods.create(config), optimizer, config.seed, parallel.replicated(mesh))
+    write_json(folder / 'config.json', json.loads(config.to_json_best_effort()))
+    with contextlib.closing(Checkpoints(folder / 'checkpoints', 1, 1, 0, 'hash')) as checkpoints:
+        checkpoints.save(state)
+        checkpoints.wait()
+    if label_names:
+        write_json(folder / 'results.json', {'label_names': list(label_names)})
+    return folder
