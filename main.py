@@ -23,12 +23,15 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.
 
 
 def main(_):
-    config.check(_CONFIG.value)
+    configured, workdir = _CONFIG.value, _WORKDIR.value or default_workdir()
+    if configured.task == 'tables':
+        from mlvicx_jax.evaluation import grid
+        return grid.run(configured, workdir, [sys.executable, os.path.abspath(__file__)])
+    config.check(configured)
     logging.set_verbosity(logging.ERROR)  # Orbax and TFDS report their every step
     # Imported here: worker processes of the data pipeline import this file again and need none.
     from mlvicx_jax import parallel, preview, train
     from mlvicx_jax.evaluation import linear
-    configured, workdir = _CONFIG.value, _WORKDIR.value or default_workdir()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _PREVIEW.value:
         return preview.preview(configured, _PREVIEW.value)

@@ -68,6 +68,13 @@ class Collective:
         return [parts * width * math.prod(shape) for width, shape in self.arrays]
 
     @property
+    def sources(self) -> list[str]:
+        """The name of each array, where XLA put several operations together as 'common/(one:other)'."""
+        common, _, parts = self.source.partition('/(')
+        names = [f'{common}/{part}' for part in parts.removesuffix(')').split(':')]
+        return names if len(names) == len(self.arrays) else [self.source] * len(self.arrays)
+
+    @property
     def wire(self) -> float:
         """Bytes sent by one device for one byte of `sizes`, by ring algorithms.
 
@@ -130,17 +137,19 @@ def purposes(collective: Collective, outputs: set[tuple[int, ...]]) -> list[str]
     Args:
       outputs: shapes, for the whole batch, of what the method's forward returns.
     """
-    def purpose(shape):
+    def purpose(width, shape, source):
         dims = [n for n in shape if n > 1]
-        if collective.kind != 'all-reduce' or shape in outputs:
+        # The TPU compiler may make an all-reduce of bfloat16 of what scatters the outputs' gradients.
+        if collective.kind != 'all-reduce' or shape in outputs and width < 4:
             return 'outputs'
         if not dims:
             return 'other'
-        if _FORWARD.search(collective.source):
+        if _FORWARD.search(source):
             return 'BatchNorm'
         return 'BatchNorm' if len(dims) == 1 else 'gradients'
 
-    return [purpose(shape) for _, shape in collective.arrays]
+    return [purpose(*array, source)
+            for array, source in zip(collective.arrays, collective.sources)]
 
 
 def summarise(collectives: list[Collective], outputs: set[tuple[int, ...]]) -> dict:

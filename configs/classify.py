@@ -73,5 +73,5 @@ def small(config):
         config.data.options.patients = 800
     config.optim.learning_rate = 1e-2 if config.protocol == 'frozen' else 1e-3
     # Counted in steps: an epoch of 1 % of the phantom is one.
-    config.total_steps = 400
+    config.total_steps = 200
     config.eval_every_steps = 20

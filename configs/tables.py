@@ -38,6 +38,7 @@ def get_config(which='phantom'):
     config.tables = ConfigDict(dict(reference='mlvicx', ablation=ConfigDict(ABLATION)))
 
     if which in ('phantom', 'ablation'):
+        config.grid.fractions.update(classify=(0.01, 0.1, 1.0), segment=(1.0,))
         config.grid.pretrain.supervised = 'configs/quickstart.py:supervised'
         config.grid.pretrain.mlvicx = 'configs/quickstart.py:mlvicx'
         config.grid.sets.phantom = 'configs/classify.py:dataset=phantom_cxr,size=small'

@@ -8,7 +8,7 @@ from absl import flags
 from mlvicx_jax import optim
 from mlvicx_jax.errors import UserError
 
-TASKS = 'pretrain', 'classify', 'segment', 'tables'
+TASKS = 'pretrain', 'classify', 'segment'  # of a run; 'tables' is a grid of them
 
 # What no constructor looks at: (fields, condition, what is expected). Types are ml_collections' own
 # matter, names and options that of the constructors they are passed to.

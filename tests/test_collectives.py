@@ -53,6 +53,12 @@ def test_bytes_of_each_purpose_and_what_a_ring_sends():
     assert table['other']['operations'] == 0
 
 
+def test_what_the_compiler_put_together_is_told_apart():
+    both = Collective('all-reduce', ((4, (3, 3, 4, 8)), (4, (2, 8)), (4, (8,))), 4, (
+        'jit(step)/(transpose(jvp())/shard_map/conv1/psum:jvp()/shard_map/bn1/psum:transpose(jvp())/shard_map/psum)'))
+    assert collectives.purposes(both, set()) == ['gradients', 'BatchNorm', 'BatchNorm']
+
+
 def test_a_torus_is_twice_as_fast_as_a_line_and_half_as_far():
     v5e, v5p, _ = collectives.MACHINES
     assert v5e.bandwidth[64] == 9e10 and v5e.bandwidth[256] == 1.8e11  # 8 x 8 is no torus

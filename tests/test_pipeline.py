@@ -8,12 +8,17 @@ import sys
 import threading
 import time
 
+import jax
+from jax.sharding import AxisType
 import numpy as np
 import pytest
 
+import tiny
+from mlvicx_jax import parallel
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax_datasets import radiograph
 from nih_release import write_release
 
@@ -94,6 +99,33 @@ def test_hosts_together_deliver_every_image_once_an_epoch(data, count):
     seen = [odd.image_ids[r] for h in range(count)
             for b in pipeline.eval_batches(odd, size, h, count) for r in b['record'][b['mask']]]
     assert sorted(seen) == sorted(odd.image_ids)
+
+
+@pytest.mark.parametrize('hosts', [1, 2, 4])
+@pytest.mark.parametrize('devices', [1, 2, 4])
+def test_devices_of_all_hosts_together_hold_every_image_once_an_epoch(hosts, devices, data_dir):
+    """As the training step gets them: each host's rows laid out on that many devices of its own."""
+    config = tiny.get_config().data
+    split = open_dataset(config.name, data_dir, None,
+                         {'size': config.stored_size, **config.options}).splits['train']
+    split, size, epochs = split.take(np.arange(40)), 16, 2
+    mesh = jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,),
+                         devices=jax.devices()[:devices])
+    held = []  # [step, device of all] -> positions in the split
+    streams = [_take(split, epochs * 40 // size, size, process_index=h, process_count=hosts)
+               for h in range(hosts)]
+    for batches in zip(*streams):
+        rows = [shard for batch in batches for shard in
+                parallel.to_global({'record': batch['record']}, mesh)['record'].addressable_shards]
+        held.append([np.asarray(shard.data) for shard in rows])
+    assert {len(part) for step in held for part in step} == {size // (hosts * devices)}
+    alone = np.stack([batch['record'] for batch in _take(split, epochs * 40 // size, size)])
+    np.testing.assert_array_equal([np.concatenate(step) for step in held], alone)
+    seen = np.concatenate([part for step in held for part in step]).reshape(epochs, 40)
+    for epoch in seen:
+        assert sorted(split.image_ids[epoch]) == sorted(split.image_ids)
+    # No two devices hold the same rows: the split is by rows, not a copy for each.
+    assert all(len(np.unique(np.concatenate(step))) == size for step in held[:2])
 
 
 def test_resuming_equals_skipping(data):

@@ -104,6 +104,13 @@ def test_seeds_that_have_not_run_are_counted_and_shown(tmp_path):
     assert place(table, 'random', '10 %').test is None
 
 
+def test_methods_are_compared_over_the_seeds_that_both_have(tmp_path):
+    cells = cells_of()
+    runs = run_all(tmp_path, [cell for cell in cells if (cell.method, cell.seed) != ('mlvicx', 1)])
+    test = place(fill(cells, runs)['table2'], 'random', '10 %').test
+    assert test.difference == pytest.approx((0.6 - 0.7 + 0.7 - 0.9) / 2)
+
+
 def test_one_seed_has_no_spread_and_no_test(tmp_path):
     cells = cells_of(seeds=(0,))
     table = fill(cells, run_all(tmp_path, cells))['table2']

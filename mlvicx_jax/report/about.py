@@ -123,6 +123,8 @@ def test_split(run: Run) -> str:
 def _splits(run: Run) -> dict[str, str]:
     found, results, arrays = {}, run.results or {}, run.predictions or {}
     hashes = {name: results.get(f'data/{name}_hash') for name in ('train', 'validation', 'test')}
+    if hashes['train'] == results.get('labelled_hash'):
+        hashes['train'] = None  # told with the label fraction
     if run.task == 'pretrain' and 'eval/split' in results:
         hashes[results['eval/split']] = results.get('data/eval_hash')
     for name, digest in hashes.items():

@@ -192,7 +192,7 @@ def outlines(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray,
             for panel in panels.flat:
                 panel.set_axis_off()
             for i, place in zip(chosen, panels.reshape(-1, 1 + len(structures))):
-                place[0].set_title(_plain(captions[i]), fontsize=7.5)
+                place[0].set_title(_plain(_end(captions[i], int(15 * side))), fontsize=7.5)
                 for k, panel in enumerate(place):
                     panel.imshow(images[i], cmap='gray', vmin=0, vmax=255)
                     if k:
@@ -256,6 +256,11 @@ def _thinned(x: Sequence, y: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """At most 400 points of a curve, both ends among them."""
     chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MOST_POINTS)).astype(int))
     return np.asarray(x)[chosen], np.asarray(y)[chosen]
+
+
+def _end(text: str, length: int) -> str:
+    """The last letters of a name, which tell films of one folder apart."""
+    return text if len(text) <= length else f'...{text[3 - length:]}'
 
 
 def _plain(text: str) -> str:

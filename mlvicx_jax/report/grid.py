@@ -147,8 +147,7 @@ def _markdown(path: pathlib.Path) -> Section:
     title, heading, blocks, rows = path.stem, '', [], []
     for line in [*path.read_text(encoding='utf-8').splitlines(), '']:
         if line.startswith('|'):
-            rows.append([cell.strip().replace('\\|', '|')
-                         for cell in re.split(r'(?<!\\)\|', line.strip())[1:-1]])
+            rows.append([_cell(text) for text in re.split(r'(?<!\\)\|', line.strip())[1:-1]])
             continue
         if rows:
             blocks.append(Table(heading, rows[0], rows[2:]))  # the second is its line
@@ -160,3 +159,9 @@ def _markdown(path: pathlib.Path) -> Section:
         elif line.strip():
             blocks.append(Text(line.removeprefix('- '), 'dim'))
     return Section(title, blocks)
+
+
+def _cell(text: str) -> str:
+    """The text of a Markdown cell; an interval stays on one line."""
+    text = text.strip().replace('\\|', '|')
+    return re.sub(r'\[[\d., -]+\]', lambda found: found[0].replace(' ', '\N{NO-BREAK SPACE}'), text)
