@@ -24,11 +24,11 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.
 
 def main(_):
     configured, workdir = _CONFIG.value, _WORKDIR.value or default_workdir()
+    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS report their every step
     if configured.task == 'tables':
         from mlvicx_jax.evaluation import grid
         return grid.run(configured, workdir, [sys.executable, os.path.abspath(__file__)])
     config.check(configured)
-    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS report their every step
     # Imported here: worker processes of the data pipeline import this file again and need none.
     from mlvicx_jax import parallel, preview, train
     from mlvicx_jax.evaluation import linear

@@ -1,11 +1,13 @@
 """Bytes that a step moves between devices, read from the compiled program, and what they predict.
 
-  python -m benchmarks.collectives [--config configs/mlvicx.py] [--devices 1 4 8 64 256] [--topology cpu]
-      [--batch_per_device 64 | --batch 64] [--utilisation 0.4] [--out collectives.json]
+  python -m benchmarks.collectives [--config configs/mlvicx.py] [--devices 1 4 8 64 256]
+      [--topology cpu] [--batch_per_device 64 | --batch 64] [--utilisation 0.4]
+      [--out collectives.json]
 
-Compiles the training step for that many devices and runs nothing. Virtual CPU devices need nothing else; with
-libtpu installed, `--topology v5e` or `v5p` compiles for a slice of TPUs that is not there. Prints Markdown
-tables; what they say, and where the machines' numbers come from, is in docs/scaling.md.
+Compiles the training step for that many devices and runs nothing. Virtual CPU devices need nothing
+else; with libtpu installed, `--topology v5e` or `v5p` compiles for a slice of TPUs that is not
+there. Prints Markdown tables; what they say, and where the machines' numbers come from, is in
+docs/scaling.md.
 """
 
 import argparse
@@ -34,7 +36,8 @@ LABELS = 15  # of ChestX-ray14
 PURPOSES = 'gradients', 'BatchNorm', 'outputs', 'other'
 
 _KINDS = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute'
-_OPERATION = re.compile(rf'^\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>.+?) (?P<kind>{_KINDS})(?P<start>-start)?\(')
+_OPERATION = re.compile(rf'^\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>.+?) (?P<kind>{_KINDS})'
+                        r'(?P<start>-start)?\(')
 _ARRAY = re.compile(r'\b(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\]')
 _COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) \(.*\{$')
 _CALL = re.compile(r'\b(?:body|calls)=%?([\w.\-]+)')
@@ -69,7 +72,7 @@ class Collective:
 
     @property
     def sources(self) -> list[str]:
-        """The name of each array, where XLA put several operations together as 'common/(one:other)'."""
+        """The name of each array; XLA calls what it put together 'common/(one:other)'."""
         common, _, parts = self.source.partition('/(')
         names = [f'{common}/{part}' for part in parts.removesuffix(')').split(':')]
         return names if len(names) == len(self.arrays) else [self.source] * len(self.arrays)
@@ -78,8 +81,8 @@ class Collective:
     def wire(self) -> float:
         """Bytes sent by one device for one byte of `sizes`, by ring algorithms.
 
-        A reduction in a ring of N sends N - 1 of N parts, a gathering as much; an all-reduce is both
-        (Patarasuk & Yuan, J. Parallel Distrib. Comput. 69, 2009).
+        A reduction in a ring of N sends N - 1 of N parts, a gathering as much; an all-reduce is
+        both (Patarasuk & Yuan, J. Parallel Distrib. Comput. 69, 2009).
         """
         share = (self.devices - 1) / self.devices
         return {'all-reduce': 2 * share, 'collective-permute': 1.0}.get(self.kind, share)
@@ -131,15 +134,16 @@ def _width(kind: str) -> int:
 def purposes(collective: Collective, outputs: set[tuple[int, ...]]) -> list[str]:
     """What each array of a collective is for, one of PURPOSES.
 
-    What a module sums in the forward pass are BatchNorm's statistics. Gradients are matrices and kernels that are summed in the backward pass. Vectors there belong to
-    BatchNorm: the gradients of its statistics, scales and shifts (and a linear layer's bias, if it has one).
+    What a module sums in the forward pass are BatchNorm's statistics. Gradients are matrices and
+    kernels that are summed in the backward pass. Vectors there belong to BatchNorm: the gradients
+    of its statistics, scales and shifts (and a linear layer's bias, if it has one).
 
     Args:
       outputs: shapes, for the whole batch, of what the method's forward returns.
     """
     def purpose(width, shape, source):
         dims = [n for n in shape if n > 1]
-        # The TPU compiler may make an all-reduce of bfloat16 of what scatters the outputs' gradients.
+        # The TPU compiler may make a bfloat16 all-reduce of what scatters the outputs' gradients.
         if collective.kind != 'all-reduce' or shape in outputs and width < 4:
             return 'outputs'
         if not dims:
@@ -155,8 +159,8 @@ def purposes(collective: Collective, outputs: set[tuple[int, ...]]) -> list[str]
 def summarise(collectives: list[Collective], outputs: set[tuple[int, ...]]) -> dict:
     """{purpose: {'operations', 'bytes', 'wire'}} of a step, bytes and bytes sent, on one device.
 
-    An operation that carries several things counts once, for BatchNorm if any of them is BatchNorm's:
-    the next layer waits for it.
+    An operation that carries several things counts once, for BatchNorm if any of them is
+    BatchNorm's: the next layer waits for it.
     """
     table = {purpose: {'operations': 0, 'bytes': 0, 'wire': 0.0} for purpose in PURPOSES}
     for collective in collectives:
@@ -193,13 +197,14 @@ def lower(config, devices: list, batch: int):
     like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)
     lowered = train_step.func.lower(
         *map(like, train_step.args), jax.tree.map(like, state),
-        {name: jax.ShapeDtypeStruct(shape, np.uint8, sharding=rows) for name, shape in arrays.items()})
+        {name: jax.ShapeDtypeStruct(shape, np.uint8, sharding=rows)
+         for name, shape in arrays.items()})
     outputs = jax.tree.leaves(lowered.out_info[2])
     return lowered, {tuple(output.shape) for output in outputs}
 
 
 def loss_flops(config, batch: int) -> float:
-    """Floating-point operations of the loss of a whole batch and its gradient: every device does all of them."""
+    """Operations of a whole batch's loss and its gradient, all of which every device does."""
     method = methods.create(config)
     mesh = jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
 
@@ -248,8 +253,8 @@ HOP = 1e-6  # seconds from a chip to its neighbour
 def tpu(generation: str, name: str, peak: float, link: float, ring: int) -> Machine:
     """A Machine of TPUs; `link` bytes a second one way, axes of `ring` chips or more are rings.
 
-    On a ring a device sends both ways and the farthest is half of it away; on a line one way, to its end. An
-    all-reduce goes there and back. HIGHEST takes 6 passes of bfloat16 (jax.lax.Precision).
+    On a ring a device sends both ways and the farthest is half of it away; on a line one way, to its
+    end. An all-reduce goes there and back. HIGHEST takes 6 passes of bfloat16 (jax.lax.Precision).
     """
     bandwidth, latency = {}, {}
     for count, axes in SLICES[generation].items():
@@ -273,13 +278,13 @@ def predict(machine: Machine, devices: int, table: dict, network: float, loss: f
             utilisation: float) -> dict:
     """Seconds of a step's parts and its efficiency, without any overlap and with gradients hidden.
 
-    Efficiency is the share of the step in which a device does work that no other device does too: views,
-    network, gradient. `hidden` has the gradients' transfer behind the backward pass, two thirds of the
-    network's time.
+    Efficiency is the share of the step in which a device does work that no other device does too:
+    views, network, gradient. `hidden` has the gradients' transfer behind the backward pass, two
+    thirds of the network's time.
 
     Args:
       table: `summarise`'s.
-      network, loss: operations of one device's rows through the network, and of the whole batch's loss.
+      network, loss: operations of one device's rows through the network, of the whole batch's loss.
       utilisation: share of the peak that products reach.
     """
     compute = network / (machine.peak * utilisation)
@@ -318,8 +323,8 @@ def tables(rows: list[dict], machines: list[Machine]) -> str:
             + ', '.join(megabytes(table[p]['bytes']) for p in PURPOSES) + ' | '
             + megabytes(sum(table[p]['wire'] for p in PURPOSES))
             + f' | {row["network_flops"] / 1e12:.3f}, {row["loss_flops"] / 1e12:.3f} |')
-    lines += ['', '| machine | devices | ms: network | loss | gradients | BatchNorm | outputs | efficiency | '
-              'gradients hidden |', '|' + '---|' * 9]
+    lines += ['', '| machine | devices | ms: network | loss | gradients | BatchNorm | outputs | '
+              'efficiency | gradients hidden |', '|' + '---|' * 9]
     for machine in machines:
         for row in rows:
             if said := row['predicted'].get(machine.name):
@@ -361,7 +366,8 @@ def main():
             alone, _ = lower(config, jax.devices()[:1], share)
             network[share] = alone.cost_analysis()['flops'] - loss_flops(config, share)
         row = {'devices': count, 'batch': size, 'network_flops': network[share],
-               'loss_flops': loss_flops(config, size), 'collectives': summarise(collectives, outputs)}
+               'loss_flops': loss_flops(config, size),
+               'collectives': summarise(collectives, outputs)}
         row['predicted'] = {
             machine.name: predict(machine, count, row['collectives'], network[share],
                                   row['loss_flops'], arguments.utilisation)

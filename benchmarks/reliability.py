@@ -2,12 +2,13 @@
 
   python -m benchmarks.reliability [--kills 50] [--soak-steps 2000] [--seed 0] [--out workdirs/reliability]
 
-Kills: `main.py` with the tests' tiny recipe, which here saves and evaluates every few seconds, runs once
-in peace and then again under `kill -9` at random moments, half of them drawn over the start-up and
-half over what comes between two saves and a little more, until that many kills were dealt; the
-same command goes on each time. A run that gets to its end before is followed by another. What must
-hold is counted and printed: the same bits, no line lost or twice, no silent new beginning, no process
-or half file left.
+Kills: `main.py` with the tests' tiny recipe, which here saves and evaluates every few seconds, runs twice
+in peace (the first compiles, the second tells how long a start takes and that two runs are the same)
+and then again under `kill -9` at random moments, half of them drawn over the start-up and half over
+what comes between two saves and a little more, until that many kills were dealt; the same command
+goes on each time. A run that gets to its end before is followed by another. What must hold is
+counted and printed: the same bits, no line lost or twice, no silent new beginning, no process or half
+file left.
 
 Soak: one process for many steps, whose memory, open files, threads and time of a step are
 written down every 50 steps, saves and evaluations included.
@@ -76,7 +77,8 @@ class Start:
             return 'a save under way'
         if steps[-1] == STEPS:
             return 'after the last step'
-        if steps[-1] % EVALUATE == 0 and said.rfind('frozen encoder') < said.rfind(f'step {steps[-1]}/'):
+        told = said.rfind('frozen encoder') > said.rfind(f'step {steps[-1]}/')
+        if steps[-1] % EVALUATE == 0 and not told:
             return 'evaluation'
         return 'training'
 
@@ -103,19 +105,21 @@ def _session(leader: int) -> list[str]:
 def kill_again_and_again(out: pathlib.Path, kills: int, seed: int) -> dict:
     """Deals the kills; returns what was seen: counts, problems, seconds."""
     fields = {'total_steps': STEPS, 'checkpoint.every_steps': SAVE, 'eval_every_steps': EVALUATE}
-    straight = Start(out, 'straight', fields)
-    while straight.process.poll() is None and not straight.steps():
-        time.sleep(0.01)
-    start_up = time.monotonic() - straight.began
-    if straight.process.wait():
-        sys.exit(f'error: the run in peace failed:\n{straight.said()}')
-    whole = time.monotonic() - straight.began
+    for name in ('straight', 'again'):
+        straight = Start(out, name, fields)
+        while straight.process.poll() is None and not straight.steps():
+            time.sleep(0.01)
+        start_up = time.monotonic() - straight.began
+        if straight.process.wait():
+            sys.exit(f'error: the run in peace failed:\n{straight.said()}')
+        whole = time.monotonic() - straight.began
+    problems = [f'two runs in peace: {what}' for what in differences(out / 'straight', out / 'again')]
     reach = 2.5 * SAVE * (whole - start_up) / STEPS
     print(f'in peace: {whole:.0f} s, first step after {start_up:.0f} s; kills up to {start_up:.0f} s '
           f'after the launch, or up to {reach:.1f} s after the first step', flush=True)
 
     rng = np.random.default_rng(seed)
-    dealt, problems, runs, number = [], [], 0, 0
+    dealt, runs, number = [], 0, 0
     began = time.monotonic()
     while len(dealt) < kills:
         runs += 1
@@ -123,7 +127,8 @@ def kill_again_and_again(out: pathlib.Path, kills: int, seed: int) -> dict:
         finished = False
         while not finished:
             checkpoints = out / name / 'checkpoints'
-            newest = max((int(p.name) for p in checkpoints.glob('*') if p.name.isdigit()), default=0)
+            newest = max((int(p.name) for p in checkpoints.glob('*') if p.name.isdigit()),
+                         default=0)
             number += 1
             early = rng.random() < 0.5
             seconds = rng.uniform(0, start_up if early else reach) if len(dealt) < kills else None
@@ -167,16 +172,23 @@ def faults(start: Start, newest: int) -> list[str]:
     return found
 
 
+def arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
+    """{name: array} of a saved state."""
+    reader = ocp.PyTreeCheckpointer()
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+                            reader.metadata(checkpoint).item_metadata.tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(
+        reader.restore(checkpoint, restore_args=as_numpy))}
+
+
 def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     """What two finished runs do not share, and what the second has left lying about."""
     found = []
-    a, b = ({jax.tree_util.keystr(path): np.asarray(leaf)
-             for path, leaf in jax.tree_util.tree_leaves_with_path(ocp.PyTreeCheckpointer().restore(
-                 workdir.absolute() / 'checkpoints' / str(STEPS) / 'state'))}
-            for workdir in (one, other))
+    a, b = (arrays(workdir / 'checkpoints' / str(STEPS) / 'state') for workdir in (one, other))
     if a.keys() != b.keys() or len(a) < 100:
         found.append(f'{len(a)} and {len(b)} arrays')
-    found += [f'{path} differs' for path in a.keys() & b.keys() if a[path].tobytes() != b[path].tobytes()]
+    found += [f'{name} differs' for name in a.keys() & b.keys()
+              if a[name].tobytes() != b[name].tobytes()]
     a, b = ([{name: value for name, value in line.items() if not name.startswith('time/')}
              for line in read_metrics(workdir)] for workdir in (one, other))
     if a != b or [line['step'] for line in a if 'train/loss' in line] != list(range(1, STEPS + 1)):
@@ -216,7 +228,8 @@ def soak(out: pathlib.Path, steps: int) -> list[dict]:
     return [sample | {'milliseconds': 1000 * seconds[step]} for step, sample in samples.items()]
 
 
-COLUMNS = {  # of the soak: (name, digits, by how much the last quarter may exceed the first: share, number)
+# Of the soak: (name, digits, share and number by which the last quarter may exceed the first).
+COLUMNS = {
     'memory': ('resident memory, MB', 1, 0.03, 0), 'files': ('open files', 1, 0, 1),
     'threads': ('threads', 1, 0, 1), 'milliseconds': ('step, ms', 1, 0.2, 0)}
 
@@ -235,22 +248,24 @@ def told_kills(seen: dict) -> list[str]:
         'of their own that decodes.', '',
         '| the kill fell in | kills |', '|---|---|',
         *(f'| {phase} | {count} |' for phase, count in phases.most_common()), '',
-        'Each run came to its end with every array of the last checkpoint, every line of `metrics.jsonl` '
-        'but its times, and the numbers of `results.json` the same, bit for bit, as those of the run in '
-        'peace. Every start went on from the newest checkpoint and said so; no process outlived its '
-        'start, no half file was left.' if not seen['problems'] else
+        'Each run came to its end with every array of the last checkpoint, every line of '
+        '`metrics.jsonl` but its times, and the numbers of `results.json` the same, bit for bit, as '
+        'those of the run in peace. Every start went on from the newest checkpoint and said so; no '
+        'process outlived its start, no half file was left.' if not seen['problems'] else
         f'**{len(seen["problems"])} problem(s)**: ' + '; '.join(seen['problems'])]
 
 
 def told_soak(samples: list[dict]) -> tuple[list[str], list[str]]:
     """Lines of Markdown, and what is not flat."""
     last = samples[-1]['step']
-    samples = [sample for sample in samples if sample['step'] > last // 10]
+    samples = [sample for sample in samples if sample['step'] > last // 4]
     quarters = np.array_split(np.arange(len(samples)), 4)
     lines = [f'### {last:,} steps in one process', '',
-             f'Sampled every {SAMPLE} steps, a save every {2 * SAMPLE}, an evaluation every {10 * SAMPLE}; '
-             f'the first {last // 10} steps are warm-up and left out. Medians of the quarters.', '',
-             '| | first quarter | second | third | last | slope per 1,000 steps |', '|---|---|---|---|---|---|']
+             f'Sampled every {SAMPLE} steps, a save every {2 * SAMPLE}, an evaluation every '
+             f'{10 * SAMPLE}; the first {last // 4} steps are warm-up and left out. Medians of the '
+             'quarters.', '',
+             '| | first quarter | second | third | last | slope per 1,000 steps |',
+             '|---|---|---|---|---|---|']
     rising = []
     for key, (name, digits, share, number) in COLUMNS.items():
         values = np.array([sample[key] for sample in samples])
@@ -273,7 +288,7 @@ def main():
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('workdirs/reliability'))
     arguments = parser.parse_args()
     out = arguments.out.absolute()
-    for name in ('logs', 'straight', 'soak', *(path.name for path in out.glob('killed*'))):
+    for name in ('logs', 'straight', 'again', 'soak', *(path.name for path in out.glob('killed*'))):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     lines = ['## Killed, and soaked', '', f'`python -m benchmarks.reliability --kills {arguments.kills} '

@@ -47,6 +47,10 @@ def get_config(argument=''):
     config.protocol = options['protocol']
     config.batch_size = batch
     config.data.name = options['dataset']
+    if options['dataset'] == 'phantom_cxr':
+        config.data.options.patients = 800
+    elif options['dataset'] == 'image_folder_cxr':
+        config.data.options.update(title='classified', table='')
     config.data.labelled.share = float(options['fraction'])
     config.method.labels = int(options['labels'] or labels)
     config.model.context = True
@@ -69,8 +73,6 @@ def small(config):
     config.data.image_size = 96
     config.model.width = 16
     config.views.first.update(area=(0.3, 1.0), rotation=0.0)
-    if config.data.name == 'phantom_cxr':
-        config.data.options.patients = 800
     config.optim.learning_rate = 1e-2 if config.protocol == 'frozen' else 1e-3
     # Counted in steps: an epoch of 1 % of the phantom is one.
     config.total_steps = 200

@@ -80,5 +80,5 @@ def small(config):
     config.optim.learning_rate = 2e-3
     config.log_every_steps = 20
     # Counted in steps: an epoch of 10 % of the phantom is four.
-    config.total_steps = 400
-    config.eval_every_steps = 20
+    config.total_steps = 200
+    config.eval_every_steps = 40

@@ -212,7 +212,7 @@ def _sheet(result: dict, first: _Run, boxes: dict, shown: list[dict]) -> Figure:
     def panel(row, column):
         bottom = height - header - row * (_PANEL + under) - _PANEL
         axes = figure.add_axes([(left + column * _PANEL + 0.04) / width, bottom / height,
-                                (_PANEL - 0.08) / width, _PANEL / height])
+                                (_PANEL - 0.08) / width, (_PANEL - 0.08) / height])
         axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], facecolor='black')
         return axes
 

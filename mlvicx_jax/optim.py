@@ -41,20 +41,18 @@ def create(config, batch_size: int, steps_per_epoch: int,
     sgd: PyTorch's; it decays every parameter, biases and BatchNorm's scales too.
     adamw: decays matrices only.
     """
-    frozen = config.get('frozen', ())  # older runs have no such field
-
     def rate(final_factor, factor=1.0):
         schedule_ = schedule(config, batch_size, steps_per_epoch, total_steps, final_factor)
         return optax.scale_by_learning_rate(lambda step: factor * schedule_(step))
 
     def parts(params):
-        for field, names in (('constant', config.constant), ('frozen', frozen)):
-            if unknown := set(names) - set(params):
+        for field in ('constant', 'frozen'):
+            if unknown := set(config[field]) - set(params):
                 raise UserError(
                     f'config.optim.{field} names {", ".join(map(repr, sorted(unknown)))}; the parts of '
                     f'this network are {", ".join(sorted(params))}')
         return {name: jax.tree.map(
-            lambda leaf: 'frozen' if name in frozen else
+            lambda leaf: 'frozen' if name in config.frozen else
             'constant' if name in config.constant else
             'matrix' if leaf.ndim > 1 else 'vector', part) for name, part in params.items()}
 

@@ -4,8 +4,8 @@
 
 Images are PNG, JPEG or DICOM files, or folders of them (in all their folders, by suffix). They pass
 through the preprocessing of training data and of evaluation. Columns: path, then the probability of
-each label (or with --embeddings the encoder's features e0, e1, ...), then error: the reason where an
-image can not be read, whose numbers are empty.
+each label (or with --embeddings the encoder's features e0, e1, ...), then error: the reason where
+an image can not be read, whose numbers are empty.
 
 Exit code: 0, or 1 where an image could not be read (the others are scored), or 2 for a mistake that
 leaves nothing scored (no CSV is written).

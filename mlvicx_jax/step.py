@@ -35,6 +35,8 @@ def make_train_step(method, optimizer: optax.GradientTransformation, mesh, seed:
     """
 
     def shard_loss(params, batch_stats, method_state, key, batch):
+        # Varying from here on: the gradient is summed over the devices once, not at every use.
+        params = lax.pcast(params, AXIS, to='varying')
         # Row i of the global batch has key i, on one device and on eight: the same views. The numbers
         # behind the last row make the key that all of a part shares.
         count = len(batch['image'])
@@ -57,10 +59,8 @@ def make_train_step(method, optimizer: optax.GradientTransformation, mesh, seed:
             carried, out = lax.scan(jax.checkpoint(forward), carried, (*parts, shared))
             out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
         batch_stats, method_state = carried
-        out = lax.all_gather(out, AXIS, tiled=True)
+        out = lax.all_gather(out, AXIS, tiled=True, to='invarying')  # the same on every device
         loss, terms = method.loss(out, method_state)
-        # Every device holds the same numbers by now; pmean is how shard_map comes to know it.
-        loss, terms, out = lax.pmean((loss, terms, out), AXIS)
         return loss, (terms, out, batch_stats, method_state)
 
     loss_fn = jax.shard_map(shard_loss, mesh=mesh, in_specs=(P(), P(), P(), P(), P(AXIS)),

@@ -251,7 +251,7 @@ def about(config, state, metrics, meter, data, proved) -> dict:
     """What every results.json has: the last training numbers, and what they were made on."""
     made_of = {} if config.task == 'pretrain' else downstream.about(config, data, proved)
     return made_of | {name: value for name, value in metrics.items() if name.startswith('train/')} | {
-        'task': config.task, 'step': int(state.step),
+        'task': config.task, 'step': int(state.step), 'label_names': list(data.label_names),
         'images_per_second': meter.images_per_second() or metrics.get('time/images_per_second'),
         'data/train_hash': data.splits['train'].hash,
         'device': parallel.device_name(), 'version': __version__}

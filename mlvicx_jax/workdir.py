@@ -1,10 +1,12 @@
 """The folder of one run: it belongs to one config, and a resume must bring the same."""
 
+import functools
 import hashlib
 import json
 import pathlib
 
 import jax
+from ml_collections import ConfigDict
 
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.log import say, write_json
@@ -21,7 +23,7 @@ FREE = ('model.remat', 'data.data_dir', 'data.manual_dir', 'data.num_threads', '
 LATER = {'init': '', 'model.zero_init_residual': False, 'task': 'pretrain', 'accumulation': 1,
          'data.target': [],
          'data.questions': [], 'data.within': '', 'data.labelled.share': 1.0, 'data.labelled.stratified': False,
-         'data.labelled.by_patient': False}
+         'data.labelled.by_patient': False, 'optim.frozen': []}
 
 
 def claim(workdir: pathlib.Path, config) -> None:
@@ -61,6 +63,25 @@ def claim(workdir: pathlib.Path, config) -> None:
     except json.JSONDecodeError as error:
         raise UserError(f'{path} is not valid JSON ({error}); restore it, or give a new '
                         '--workdir') from error
+
+
+def read_config(workdir: pathlib.Path) -> ConfigDict:
+    """The config of a run, older runs' with the fields that they had not.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = workdir / 'config.json'
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path}: can not be read ({error}); is this the --workdir of a run?'
+                        ) from error
+    for name, value in LATER.items():
+        *sections, field = name.split('.')
+        section = functools.reduce(lambda tree, part: tree.setdefault(part, {}), sections, config)
+        section.setdefault(field, value)
+    return ConfigDict(config)
 
 
 def identity(config) -> str:

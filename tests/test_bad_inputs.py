@@ -123,6 +123,12 @@ COMMANDS = {
     'unknown reading': ([*TINY, '--config.method.var_reduce=max'], ['config.method', "'max'"]),
     'unknown aggregation': ([*TINY, '--config.method.aggregation=mean'],
                             ['config.method', "'mean'", 'concat']),
+    'half an image': ([*TINY, '--config.batch_size=3.5'], ['config.batch_size', "'3.5'", 'int']),
+    'neither yes nor no': ([*TINY, '--config.model.context=maybe'], ['config.model.context', "'maybe'"]),
+    'unknown task': ([*TINY, '--config.task=pretraining'],
+                     ['config.task', "'pretraining'", 'pretrain, classify, segment']),
+    'parts of a batch': ([*TINY, '--config.accumulation=3'],
+                         ['config.accumulation is 3', '4 devices', 'multiple of 12']),
     'not divisible': ([*TINY, '--config.batch_size=6'],
                       ['config.batch_size is 6', '4 devices', 'multiple of 4']),
     'evaluation not divisible': ([*TINY, '--config.eval.batch_size=6'],
@@ -135,7 +141,11 @@ COMMANDS = {
            'batch_size': (-8, 0, 1), 'total_steps': (-1,), 'total_epochs': (0,),
            'log_every_steps': (0, -1), 'eval_every_steps': (-1,), 'checkpoint.every_steps': (-1,),
            'data.image_size': (-1, 0), 'data.stored_size': (0,), 'model.width': (-1, 0),
-           'optim.learning_rate': ('nan', -1.0), 'seed': (-1,)}.items() for value in values},
+           'optim.learning_rate': ('nan', -1.0), 'seed': (-1, 2**32), 'accumulation': (0,),
+           'optim.final_factor': (2.0,), 'watchdog_seconds': (-1.0, 'inf'), 'max_skipped_steps': (0,),
+           'checkpoint.keep_last': (0,), 'data.num_workers': (-1,), 'data.prefetch': (0,),
+           'early_stopping.patience': (-1,), 'data.labelled.share': (0.0, 1.5)}.items()
+       for value in values},
 }
 
 
@@ -209,7 +219,12 @@ def _tiny(tmp_path, data_dir, *more, steps=2):
 @pytest.mark.parametrize('fields,words', [
     (['data.validation_fraction=0.001'], ['validation split is empty', 'validation_fraction']),
     (['data.validation_fraction=0.0'], ['validation_fraction is 0.0', 'expected']),
-    (['data.options.patients=2'], ['phantom_cxr: option patients is 2', '5 or more'])])
+    (['data.options.patients=2'], ['phantom_cxr: option patients is 2', '5 or more']),
+    (["data.questions=('Mars',)"], ["'Mars'", 'phantom_cxr', 'Cardiomegaly']),
+    (['data.within=Mars'], ["'Mars'", 'phantom_cxr', 'Cardiomegaly']),
+    (["data.target=('hat',)"], ['hat', 'phantom_cxr', 'lungs']),
+    (["optim.frozen=('encodr',)"], ['config.optim.frozen', "'encodr'", 'encoder']),
+    (["optim.constant=('encodr',)"], ['config.optim.constant', "'encodr'", 'encoder'])])
 def test_config_that_does_not_fit_the_data(fields, words, refused, tmp_path, data_dir):
     line = refused(*_tiny(tmp_path, data_dir, *(f'--config.{field}' for field in fields)))
     for word in words:

@@ -16,7 +16,8 @@ import tiny
 from mlvicx_jax.data import pipeline
 
 PROGRAM = '''
-import sys
+import faulthandler, sys
+faulthandler.dump_traceback_later(280, exit=True)  # before the test gives up
 import jax
 import numpy as np
 from mlvicx_jax import parallel

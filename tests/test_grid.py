@@ -1,10 +1,11 @@
-"""A grid of runs, with a stand-in for main.py that takes a moment: kills, skips, refusals, failures."""
+"""A grid of runs, with a stand-in for main.py: kills, skips, refusals, failures."""
 
 import json
 import os
 import pathlib
 import random
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -35,8 +36,8 @@ def get_config(argument=''):
     config.data.labelled.share = float(options.get('fraction', 1))
     return config
 """
-# As main.py: config.json and metrics.jsonl first, results.json last; it goes on where it was. Its pid
-# is left beside them. A method called 'broken' fails.
+# As main.py: config.json and metrics.jsonl first, results.json last; it goes on where it was. Its
+# pid is left beside them. With an encoder called 'broken' it fails.
 STUB = """
 import json, os, pathlib, sys, time
 from absl import flags
@@ -78,8 +79,8 @@ partial = workdir / 'partial'
 partial.write_text(json.dumps(results))
 os.replace(partial, workdir / 'results.json')
 """
-# The grid as processes of its own, forked from one that has imported everything: a line of stdin starts
-# one, its pid and then its exit status come back.
+# The grid as processes of its own, forked from one that has imported everything: a line of stdin
+# starts one, its pid and then its exit status come back.
 NURSERY = """
 import json, os, sys
 from jax._src import xla_bridge
@@ -89,6 +90,7 @@ for line in sys.stdin:
     config, workdir, stub, output = json.loads(line)
     pid = os.fork()
     if not pid:
+        grid._die_with()
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         os.dup2(1, 2)
         code = 70
@@ -109,12 +111,14 @@ class Grid:
         self._nursery, self._output = nursery, place.folder / 'output'
         config = json.loads(place.config.to_json_best_effort())
         nursery.stdin.write(json.dumps(
-            [config, str(place.workdir), str(place.stub), str(self._output)]) + '\n')
-        nursery.stdin.flush()
+            [config, str(place.workdir), str(place.stub), str(self._output)]).encode() + b'\n')
         self.pid = int(nursery.stdout.readline())
 
-    def wait(self):
+    def wait(self, seconds=120):
         """Its exit code, negative for a signal, and what it printed."""
+        if not select.select([self._nursery.stdout], [], [], seconds)[0]:
+            os.kill(self.pid, signal.SIGKILL)
+            pytest.fail(f'the grid did not end: {self._output.read_text()}')
         status = int(self._nursery.stdout.readline())
         return os.waitstatus_to_exitcode(status), self._output.read_text()
 
@@ -122,9 +126,9 @@ class Grid:
 @pytest.fixture(scope='module')
 def nursery():
     with subprocess.Popen([sys.executable, '-c', NURSERY], stdin=subprocess.PIPE, cwd=ROOT,
-                          stdout=subprocess.PIPE, text=True) as process:
+                          stdout=subprocess.PIPE, bufsize=0) as process:
         yield process
-        process.stdin.close()
+        process.kill()  # and with it a grid that a failed test has left
 
 
 class Place:
@@ -256,14 +260,15 @@ def test_a_failing_run_is_told_at_the_end_and_stops_no_other(tmp_path, data_dir,
     *_, first, second, third, _ = said.strip().splitlines()
     assert re.match(r'failed: pretrain encoder seed 0: exit code 1: error: this encoder is broken; '
                     r'.*encoder_0\.log', first)
-    assert 'films frozen 10 % encoder seed 0: not run, since "pretrain encoder seed 0" failed' in second
+    assert 'films frozen 10 % encoder seed 0: not run, since "pretrain encoder seed 0"' in second
     assert third.startswith('failed: films frozen 100 % encoder')
     assert sorted(name for _, name in place.started()) == [
         'encoder_0', 'films-frozen-0.1-random-seed0', 'films-frozen-1-random-seed0']
     assert 'not run' in place.tables()['table2.md'] and '0.500' in place.tables()['table2.md']
 
 
-def test_killed_five_times_at_random_it_ends_with_the_same_tables(tmp_path, data_dir, done, nursery):
+def test_killed_five_times_at_random_it_ends_with_the_same_tables(
+        tmp_path, data_dir, done, nursery):
     place = Place(tmp_path, data_dir, steps=3, pause=0.03)
     chance = random.Random(8)
     for _ in range(5):

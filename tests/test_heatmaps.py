@@ -1,4 +1,4 @@
-"""Grad-CAM against the closed form and finite differences; localisation against maps made by hand."""
+"""Grad-CAM against the closed form and finite differences; localisation against hand-made maps."""
 
 import functools
 import json
@@ -30,7 +30,8 @@ def classifier(dtype=jnp.float32):
     network = method.network.clone(encoder=method.encoder.clone(dtype=dtype))
     variables = jax.jit(method.init_network)(jax.random.key(3))
     rng = np.random.default_rng(0)
-    moved = lambda x: jnp.asarray(x * rng.uniform(0.5, 1.5, x.shape) + rng.normal(0, 0.1, x.shape) ** 2)
+    moved = lambda x: jnp.asarray(x * rng.uniform(0.5, 1.5, x.shape)
+                                  + rng.normal(0, 0.1, x.shape) ** 2)
     stats = jax.tree.map(moved, variables['batch_stats'])
     variables = jax.tree.map(lambda x: x.astype(dtype), variables | {'batch_stats': stats})
     images = jnp.asarray(rng.normal(size=(3, SIZE, SIZE, 3)), dtype)
@@ -165,7 +166,7 @@ def test_chance_is_the_mean_over_all_shifts():
 
 
 def test_localisation_tells_looking_from_guessing_and_from_knowing_the_place():
-    """Boxes lie in the left half. One map follows them; one shows the left half; one is anywhere."""
+    """Boxes lie in the left half. A map follows them, one shows that half, one is anywhere."""
     rng = np.random.default_rng(2)
     count, size = 60, 32
     inside, seeing, placing, guessing = np.zeros((4, count, size, size), np.float32)
@@ -300,7 +301,8 @@ def test_runs_that_can_not_be_compared_are_refused(workdirs, data_dir, data, tmp
     config['data']['split_seed'] = 7
     (other / 'config.json').write_text(json.dumps(config))
     for arguments, said in (
-            (['--workdir', str(workdirs[0]), str(other), '--split', 'validation'], 'is not that of'),
+            (['--workdir', str(workdirs[0]), str(other), '--split', 'validation'],
+             'is not that of'),
             (['--workdir', str(workdirs[0]), '--findings', 'Gout'], 'Gout'),
             (['--workdir', str(tmp_path / 'nowhere')], 'config.json')):
         assert command.main([*arguments, '--out', str(tmp_path / 'maps')]) == 2

@@ -17,7 +17,7 @@ STEPS, DECAY, ETA, MOMENTUM = 40, 1e-2, 1e-3, 0.9
 def config(**changes):
     return ConfigDict(dict(name='lars', learning_rate=1.6, scale_with_batch=False,
                            weight_decay=DECAY, warmup_epochs=1.0, final_factor=0.001,
-                           vector_factor=1.0, constant=()) | changes)
+                           vector_factor=1.0, constant=(), frozen=()) | changes)
 
 
 def constant(**changes):

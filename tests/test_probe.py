@@ -149,3 +149,11 @@ def test_one_patient_is_refused(planted):
     train_x, train_y, _, test_x, _ = planted
     with pytest.raises(UserError, match='one patient'):
         probe.linear_probe(train_x, train_y, ['a'] * N, test_x)
+
+
+def test_knn_never_leaves_0_to_1_by_rounding():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 16)), np.ones((300, 1))
+    y[0] = 0
+    scores = probe.knn(x, y, rng.normal(size=(200, 16)))
+    assert 0 <= scores.min() and scores.max() <= 1

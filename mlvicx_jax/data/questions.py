@@ -25,6 +25,8 @@ def ask(data: RadiographSet, questions: Sequence[str], within: str = '') -> Radi
     Raises:
         UserError: a name is none of these, or no image is left in a split.
     """
+    if not questions and not within:
+        return data
     names = data.label_names
     known = [*names, *COLUMNS] + ([ANY_FINDING] if NO_FINDING in names else [])
     for name in (*questions, *filter(None, [within])):

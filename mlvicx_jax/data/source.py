@@ -92,8 +92,8 @@ class RadiographSet:
             return self
         wanted = f'config.data.target is {", ".join(names)}'
         if self.structures is None:
-            raise UserError(f'{wanted}, but {self.folder} was prepared before structures had names; '
-                            'delete the folder to have it prepared again')
+            raise UserError(f'{wanted}, but {self.folder} was prepared before structures had '
+                            'names; delete the folder to have it prepared again')
         if not self.structures:
             raise UserError(f'{wanted}, but {self.name} has no masks; take a set that has, or '
                             'prepare it with them (datasets/README.md)')

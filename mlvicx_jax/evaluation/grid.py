@@ -1,7 +1,7 @@
 """A grid of runs, each a process of main.py in a folder of its own, and the tables that they fill.
 
     <workdir>/pretrained/<method>_<seed>/   encoders that the grid trains
-    <workdir>/runs/<name>/                  downstream runs; <name>.log beside a folder is its output
+    <workdir>/runs/<name>/                  downstream runs; <name>.log beside one is its output
     <workdir>/tables/                       the tables, written anew as runs end
 
 A run is done when its results.json is there. The same command goes on after any kill: main.py
@@ -34,7 +34,7 @@ from mlvicx_jax.errors import UserError, first_line
 from mlvicx_jax.evaluation import tables
 from mlvicx_jax.log import duration
 
-STOPPED = os.EX_TEMPFAIL  # exit code after SIGTERM or Ctrl-C, as that of a training run: run it again
+STOPPED = os.EX_TEMPFAIL  # exit code after SIGTERM or Ctrl-C, as that of a training run
 GRACE = 120.0  # seconds that runs get to save before they are killed
 TABLES_EVERY = 30.0  # seconds between two writings of the tables while runs end
 PROTOCOLS = 'frozen', 'finetune'
@@ -97,8 +97,8 @@ def run(config, workdir: str | os.PathLike, command: Sequence[str]) -> int:
             refuse_another_config(job)
         book = _Book(config, workdir, jobs)
         todo = [job for job in jobs if not job.done]
-        _say(f'{len(jobs)} runs in {workdir}, {len(jobs) - len(todo)} of them done; the output of each '
-             'is in the .log beside its folder')
+        _say(f'{len(jobs)} runs in {workdir}, {len(jobs) - len(todo)} of them done; the output of '
+             'each is in the .log beside its folder')
         _prepare(todo)
         with _Stop() as stop:
             failed = _work(todo, command, config.grid.parallel, lock, stop, book)
@@ -147,7 +147,7 @@ def plan(config, workdir: pathlib.Path) -> list[Job]:
     """All jobs, a seed after the other, so that a long grid soon has every number once.
 
     Raises:
-        UserError: a recipe or a flag that main.py would refuse, or a set that is no downstream task.
+        UserError: a recipe or flag that main.py would refuse, or a set that is no downstream task.
     """
     grid = config.grid
     shared = shlex.split(grid.overrides)
@@ -214,8 +214,8 @@ def _parse(words: list[str]) -> dict:
     except UserError as error:
         raise UserError(f'{shlex.join(words)}: {error}') from error
     except Exception as error:  # whatever a recipe and ml_collections raise
-        raise UserError(f'{shlex.join(words)}: {first_line(error)}; mend config.grid, this is what it '
-                        'would run') from error
+        raise UserError(f'{shlex.join(words)}: {first_line(error)}; mend config.grid, this is '
+                        'what it would run') from error
 
 
 def refuse_another_config(job: Job) -> None:
@@ -227,14 +227,15 @@ def refuse_another_config(job: Job) -> None:
     try:
         old = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f'{path}: can not be read ({first_line(error)}), so nobody knows what the run '
-                        f'in {job.folder} is of; delete that folder') from error
+        raise UserError(f'{path}: can not be read ({first_line(error)}), so nobody knows what the '
+                        f'run in {job.folder} is of; delete that folder') from error
     flat = [workdirs.LATER | traverse_util.flatten_dict(config, sep='.')
             for config in (old, job.config)]
     changed = [line for field, line in workdirs.differences(*flat).items() if field not in FREE]
     if changed:
         raise UserError(f'{job.folder} holds a run of another config: {"; ".join(changed)}. Delete '
-                        'that folder to run it again, give the grid the old values, or a new --workdir')
+                        'that folder to run it again, give the grid the old values, or a new '
+                        '--workdir')
 
 
 def _prepare(jobs: list[Job]) -> None:
@@ -243,10 +244,11 @@ def _prepare(jobs: list[Job]) -> None:
     for job in jobs:
         data = job.config['data']
         options = {'size': data['stored_size'], **data['options']}
-        key = data['name'], data['data_dir'], data['manual_dir'], json.dumps(options, sort_keys=True)
+        place = data['name'], data['data_dir'], data['manual_dir']
+        key = *place, json.dumps(options, sort_keys=True)
         if key not in seen:
             seen.add(key)
-            prepare.prepare(*key[:3], options)
+            prepare.prepare(*place, options)
 
 
 def _work(todo, command, parallel, lock, stop, book) -> dict[Job, str]:
@@ -273,7 +275,8 @@ def _work(todo, command, parallel, lock, stop, book) -> dict[Job, str]:
                 if process.returncode == 0 and job.done:
                     _say(f'{clock.place()} {job.name}  {book.enter(job)}  {said}')
                 elif not stop.asked:  # else it was told to stop, too
-                    failed[job] = f'exit code {process.returncode}: {_last_line(job.log)}; {job.log}'
+                    failed[job] = (f'exit code {process.returncode}: {_last_line(job.log)}; '
+                                   f'{job.log}')
                     _say(f'{clock.place()} {job.name}  FAILED  {said}')
     finally:
         _end(running, stop)
@@ -405,13 +408,13 @@ class _Stop:
 
 @contextlib.contextmanager
 def _lock(workdir: pathlib.Path) -> Iterator[int]:
-    """Holds the folder for this process and its runs; the system lets go of it when all are dead."""
+    """Holds the folder for this process and its runs; the system lets go when all are dead."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / 'grid.lock').open('w')
     except OSError as error:
-        raise UserError(f'--workdir={workdir} can not be used ({error.strerror}); give one that you '
-                        'may write to') from error
+        raise UserError(f'--workdir={workdir} can not be used ({error.strerror}); give one that '
+                        'you may write to') from error
     with file:
         for attempt in range(100):  # runs of a grid that was killed take a moment to die
             try:
@@ -420,8 +423,8 @@ def _lock(workdir: pathlib.Path) -> Iterator[int]:
             except BlockingIOError:
                 time.sleep(0.1)
         else:
-            raise UserError(f'{workdir}: another grid, or a run of one, is at work in this folder; wait '
-                            'for it, or give another --workdir')
+            raise UserError(f'{workdir}: another grid, or a run of one, is at work in this folder; '
+                            'wait for it, or give another --workdir')
         yield file.fileno()
 
 

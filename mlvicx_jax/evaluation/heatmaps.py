@@ -216,8 +216,9 @@ def localisation(maps: np.ndarray, inside: np.ndarray, patients: np.ndarray) -> 
         patients: [n].
 
     Returns:
-        films, patients, empty_maps (without a place that speaks for the finding); for each of `MEASURES` value, chance, other_films,
-        above_chance, above_other_films, each also with _interval [low, high].
+        films, patients, empty_maps (without a place that speaks for the finding); for each of
+        `MEASURES` value, chance, other_films, above_chance, above_other_films, each also with
+        _interval [low, high].
     """
     patients = np.asarray(patients)
     rng = np.random.default_rng(0)

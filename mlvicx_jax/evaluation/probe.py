@@ -93,6 +93,7 @@ def knn(
     weight_MxK = np.exp((distance_MxK[:, :1] - distance_MxK).astype(np.float64) / TEMPERATURE)
     weight_MxK /= weight_MxK.sum(axis=1, keepdims=True)
     scores = np.einsum('mk,mkl->ml', weight_MxK, train_y[neighbour_MxK].astype(np.float64))
+    scores = scores.clip(0, 1)  # rounding alone leads out
     scores[:, ~_two_classes(train_y)] = np.nan
     return scores
 

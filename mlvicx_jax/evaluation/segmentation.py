@@ -98,14 +98,14 @@ class Evaluation:
             'structures': np.array(self._names), 'test_image_ids': split.image_ids,
             'test_patient_ids': split.patient_ids, 'test_dice': values['dice'],
             'test_iou': values['iou'], 'test_has': has, **samples})
-        for name, numbers_ in found.items():
-            say(f'test, {name}: Dice {_show(numbers_, "dice_positives")} over the '
-                f'{numbers_["positives"]} images that show it, {_show(numbers_, "dice_all")} over all '
-                f'{len(split)}')
+        for name, values in found.items():
+            say(f'test, {name}: Dice {_show(values, "dice_positives")} over the '
+                f'{values["positives"]} images that show it, {_show(values, "dice_all")} over '
+                f'all {len(split)}')
         return {self.monitor: numbers[self.monitor], 'test': found}
 
     def judge(self, state, split) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Dice and IoU {name: float64 [n, k]} of a split's images, and whether the truth shows them.
+        """Dice and IoU {name: float64 [n, k]} of a split's images, and whether each shows them.
 
         Both are 1 where truth and prediction are empty. Images pass in batches: no more than one
         batch of masks is in memory.
@@ -119,7 +119,7 @@ class Evaluation:
         return values, has
 
     def _predict(self, state, split):
-        """Yields (places in the split [m], truth, prediction bool [m, S, S, k]), filling left out."""
+        """Yields (places in the split [m], truth, prediction bool [m, S, S, k]), without filling."""
         variables = {'params': state.params, 'batch_stats': state.batch_stats}
         for found in frozen.passes(
                 self._network, variables, split, self._config.data.image_size,
@@ -134,7 +134,8 @@ class Evaluation:
         Which depends on the truth and the ids alone, so the networks of a table show the same.
         """
         def rank(i):
-            return not has[i].any(), hashlib.sha256(f'sample/{split.image_ids[i]}'.encode()).digest()
+            text = f'sample/{split.image_ids[i]}'
+            return not has[i].any(), hashlib.sha256(text.encode()).digest()
 
         part = split.take(np.array(sorted(range(len(split)), key=rank)[:SAMPLES]))
         batches = list(self._predict(state, part))

@@ -1,9 +1,9 @@
-"""The paper's Tables I to IV filled from finished runs: ours over seeds, the paper's number beside it.
+"""The paper's Tables I to IV from finished runs: ours over seeds, the paper's numbers beside them.
 
-Rows are methods. I: AUROC of each class, a block for each set, protocol and share of the labels; II:
-shares; III: Dice, protocols x shares; IV: the loss ablation. A number that is not available in one
-run is not available over runs; a mean over fewer labels is marked; runs that were judged on
-different images are refused, not mixed.
+Rows are methods. I: AUROC of each class, a block for each set, protocol and share of the labels;
+II: sets and shares; III: Dice, protocols x shares; IV: the loss ablation. A number that is not
+available in one run is not available over runs; a mean over fewer labels is marked; runs that were
+judged on different images are refused, not mixed.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -88,7 +88,8 @@ class Number:
     @property
     def std(self) -> float:
         """Over the seeds, with 1 / (n - 1)."""
-        return float(np.std(list(self.values.values()), ddof=1)) if len(self.values) > 1 else math.nan
+        values = list(self.values.values())
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
     @property
     def missing(self) -> int:
@@ -97,7 +98,7 @@ class Number:
 
 
 class Column(NamedTuple):
-    """A column of a block: which runs, what is read from one, and what the paper has for a method."""
+    """A column of a block: which runs, what is read from one, what the paper has for a method."""
     name: str
     protocol: str
     share: float
@@ -171,8 +172,8 @@ def fill(cells: Iterable[Cell], runs: Mapping[Cell, Run], reference: str,
         cells: all that the grid asks for, in the order of its rows and columns.
         runs: those that have finished.
         reference: the method against which the others are tested (paired t-test over seeds).
-        ablation: row of the paper's Table IV to the method that fills it. Those that are in no other
-            row than Table IV's are left out of the other tables.
+        ablation: row of the paper's Table IV to the method that fills it. But for that of the row
+            'both', these methods are in no other table.
 
     Raises:
         UserError: runs that belong together were judged on different images, saw different labelled
@@ -185,7 +186,8 @@ def fill(cells: Iterable[Cell], runs: Mapping[Cell, Run], reference: str,
     rows = {method: method for method in methods}
     ablated = {row: method for row, method in ablation.items()
                if any(cell.method == method for cell in cells)}
-    made = {'classify': {'table1': (_table1, rows, reference), 'table2': (_table2, rows, reference)},
+    made = {'classify': {'table1': (_table1, rows, reference),
+                         'table2': (_table2, rows, reference)},
             'segment': {'table3': (_table3, rows, reference)}}
     if len(ablated) > 1:
         made['classify']['table4'] = (_table4, ablated, 'both')
@@ -205,9 +207,9 @@ def fill(cells: Iterable[Cell], runs: Mapping[Cell, Run], reference: str,
 def refuse_mixtures(runs: Mapping[Cell, Run]) -> None:
     """Raises a UserError where numbers that stand side by side are not of the same images.
 
-    Of a set all runs must share data set, validation and test images, labels and truth; for one seed and
-    share also the labelled part, which the paired test rests on. Of a method and a seed all must have
-    begun with the same encoder.
+    Of a set all runs must share data set, validation and test images, labels and truth; for one
+    seed and share also the labelled part, which the paired test rests on. Of a method and a seed
+    all must have begun with the same encoder.
     """
     frames: dict[tuple, tuple] = {}
     for cell, run in runs.items():
@@ -228,9 +230,9 @@ def refuse_mixtures(runs: Mapping[Cell, Run]) -> None:
             for what, value in claim.items():
                 if value != first[what]:
                     raise UserError(
-                        f'{" ".join(map(str, place))}: {run.folder} has other {what} than {folder}: '
-                        f'{value} and {first[what]}. They can not stand in one table: delete the '
-                        'folder that is out of date, or give the grid a new --workdir')
+                        f'{" ".join(map(str, place))}: {run.folder} has other {what} than '
+                        f'{folder}: {value} and {first[what]}. They can not stand in one table: '
+                        'delete the folder that is out of date, or give the grid a new --workdir')
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -392,8 +394,8 @@ def _block(title, quantity, rows, columns, reference, cells, runs) -> Block:
             absent = {seed: tuple(column.absent(run)) for seed, run in of_seed.items()}
             numbers[row, column.name] = Number(
                 of_seed, values, wanted, absent, column.paper(row))
-            notes += [f'{row}, {column.name}, seed {seed}: without {", ".join(labels)}, not available'
-                      for seed, labels in absent.items() if labels]
+            notes += [f'{row}, {column.name}, seed {seed}: without {", ".join(labels)}, not '
+                      'available' for seed, labels in absent.items() if labels]
     for column in columns:
         against = numbers.get((reference, column.name))
         for row in rows if column.tested and against else ():
@@ -420,8 +422,8 @@ def _table(name, reference, blocks, runs) -> Table:
     methods = {method for block in blocks for method in block.rows.values()}
     used = {cell: run for cell, run in runs.items() if cell.set in sets and cell.method in methods}
     notes = [
-        'Mean ± standard deviation over seeds, [95 % interval of the mean over seeds, Student\'s t]. '
-        'Intervals over patients are in each run\'s results.json.',
+        'Mean ± standard deviation over seeds, [95 % interval of the mean over seeds, Student\'s '
+        't]. Intervals over patients are in each run\'s results.json.',
         f'p: paired t-test over seeds against {reference}; this table makes {len(tested)} tests, '
         '"Holm" is p adjusted for that.']
     if any(number.paper for block in blocks for number in block.numbers.values()):
@@ -443,8 +445,8 @@ def _table(name, reference, blocks, runs) -> Table:
         {f'mlvicx_jax {run.results.get("version")} on {run.results.get("device")}'
          for run in used.values()})) + '.')
     if any(any(number.absent.values()) for block in blocks for number in block.numbers.values()):
-        notes.append('†: in some seed a mean over fewer labels, named below the block. It is tested '
-                     'only against means of the same labels.')
+        notes.append('†: in some seed a mean over fewer labels, named below the block. It is '
+                     'tested only against means of the same labels.')
     return Table(name, reference, blocks, notes, *_provenance(used))
 
 
@@ -533,7 +535,8 @@ def markdown(table: Table) -> str:
         lines += ([''] + [f'- † {note}' for note in block.notes]) if block.notes else []
     for title, rows in (('Sets', table.sets), ('Encoders', table.encoders),
                         ('Labelled parts', table.parts)):
-        lines += ['', f'## {title}', '', *_grid(list(rows[0]), [list(row.values()) for row in rows])]
+        lines += ['', f'## {title}', '',
+                  *_grid(list(rows[0]), [list(row.values()) for row in rows])]
     return '\n'.join(lines) + '\n'
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mlvicx_jax import checkpoint, methods, optim, state as states
-from mlvicx_jax.errors import UserError
+from mlvicx_jax import checkpoint, methods, optim, state as states, workdir as workdirs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +37,7 @@ def load(workdir) -> Trained:
         UserError: the folder holds no run, or a checkpoint that is damaged.
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
-    path = workdir / 'config.json'
-    try:
-        config = ConfigDict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path}: can not be read ({error}); is this the --workdir of a run?'
-                        ) from error
+    config = workdirs.read_config(workdir)
     method = methods.create(config)
     optimizer = optim.create(config.optim, config.batch_size, 1, 1)
     like = jax.eval_shape(functools.partial(states.create, method, optimizer, config.seed, None))

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from mlvicx_jax_datasets.phantom_cxr import render
 
 from mlvicx_jax import __version__, checkpoint, methods, optim, parallel, state as states
+from mlvicx_jax import workdir as workdirs
 from mlvicx_jax.data import augment, source
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import frozen
@@ -111,12 +112,7 @@ def export(workdir, form: str, out, what: str = 'encoder', step: int | None = No
 def read_run(workdir, step: int | None = None) -> Run:
     """Reads and proves one checkpoint; the newest where `step` is None."""
     workdir = pathlib.Path(workdir).expanduser().absolute()
-    path = workdir / 'config.json'
-    try:
-        config = ConfigDict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path}: can not be read ({error}); is this the --workdir of a run?'
-                        ) from error
+    config = workdirs.read_config(workdir)
     method = methods.create(config)
     optimizer = optim.create(config.optim, config.batch_size, 1, 1)
     like = jax.eval_shape(functools.partial(states.create, method, optimizer, config.seed, None))

@@ -46,8 +46,8 @@ class Method(BaseMethod):
 
     Attributes:
       structures: their number, that of config.data.target.
-      frozen_encoder: whether the decoder alone learns. `config.optim.frozen` has to name the encoder
-        too, or weight decay would still shrink it; configs/segment.py sets both.
+      frozen_encoder: whether the decoder alone learns. `config.optim.frozen` has to name the
+        encoder too, or weight decay would still shrink it; configs/segment.py sets both.
     """
 
     structures: int = 1
@@ -57,8 +57,8 @@ class Method(BaseMethod):
     def network(self):
         encoder = self.encoder
         decoder = Decoder(encoder.width, dtype=encoder.dtype, axis_name=encoder.axis_name)
-        return UNet(encoder, decoder, restoration_head(self.structures, encoder.dtype, 'segmentation'),
-                    self.frozen_encoder)
+        head = restoration_head(self.structures, encoder.dtype, 'segmentation')
+        return UNet(encoder, decoder, head, self.frozen_encoder)
 
     def views(self, keys, batch):
         """One view of each image, and its target [b, n, n, k] of 0 and 1 in the same geometry.
@@ -70,14 +70,15 @@ class Method(BaseMethod):
         """
         found = batch['target'].shape[-1] if 'target' in batch else 0
         if found != self.structures:
-            raise UserError(f'config.method.structures is {self.structures}, but config.data.target '
-                            f'names {found}; give as many')
+            raise UserError(f'config.method.structures is {self.structures}, but '
+                            f'config.data.target names {found}; give as many')
         if len(self.recipes) != 1:
             raise UserError(f'config.views has {", ".join(self.recipes)}; segmentation learns from '
                             'one view of each image')
         (name, recipe), = self.recipes.items()
         drawn = augment.view_keys(keys, 0)  # the draws of `augment.views` for its first recipe
-        masks = [augment.geometry(drawn, 255 * batch['target'][..., c:c + 1], self.image_size, recipe)
+        pictures = 255 * batch['target']
+        masks = [augment.geometry(drawn, pictures[..., c:c + 1], self.image_size, recipe)
                  for c in range(self.structures)]
         target = (jnp.concatenate(masks, -1) >= 0.5).astype(jnp.float32)
         return super().views(keys, batch) | {'target': target}

@@ -13,6 +13,7 @@ import sys
 
 from ml_collections import ConfigDict
 
+from mlvicx_jax import preview
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.report import page
 from mlvicx_jax.report.reading import Run, read
@@ -38,8 +39,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _draw_views(folder: pathlib.Path) -> None:
-    # With it comes the training loop, which nothing else here needs.
-    from mlvicx_jax import preview
     run = read(folder)
     if not isinstance(run, Run) or run.task != 'pretrain':
         raise UserError(f'--views: {folder} is no pretraining run; leave it out')

@@ -100,7 +100,8 @@ def configuration(run: Run) -> Section:
         blocks.append(Table(
             'Fields that differ from configs/base.py, which all recipes share; the others are as '
             'there.', ('field', 'base', 'this run'), rows, left=(1, 2)))
-    blocks.append(Listing('config.json', json.dumps(run.config, indent=1, sort_keys=True)))
+    blocks.append(Listing('The whole configuration',
+                          json.dumps(run.config, indent=1, sort_keys=True)))
     return Section('Configuration', blocks)
 
 

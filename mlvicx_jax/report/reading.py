@@ -7,10 +7,12 @@ import pathlib
 import zipfile
 from typing import Any
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 import numpy as np
 
 from mlvicx_jax.errors import UserError, first_line
 from mlvicx_jax.log import read_metrics
+from mlvicx_jax.workdir import LATER
 
 # Of results.json, without which nothing can be told of a downstream run.
 _NEEDED = {'pretrain': ('step',),
@@ -28,7 +30,7 @@ class Run:
     Attributes:
         folder: its workdir.
         task: 'pretrain', 'classify' or 'segment'.
-        config: the content of config.json.
+        config: the content of config.json, with the fields that older runs had not.
         lines: of metrics.jsonl.
         results: of results.json; None where the run has not ended.
         goodput: of goodput.json; None where there is none.
@@ -90,7 +92,11 @@ def read(folder: pathlib.Path) -> Run | Grid:
 def read_run(folder: pathlib.Path) -> Run:
     """Raises a UserError for a file that is damaged."""
     config = read_json(folder / 'config.json')
-    task = config.get('task', 'pretrain')  # which runs had not before there was another
+    if not all(isinstance(config.get(part), dict) for part in ('data', 'method', 'model', 'eval')):
+        raise UserError(f'{folder / "config.json"}: data, method, model or eval is missing; '
+                        'restore the file, or run its command again')
+    config = unflatten_dict(LATER | flatten_dict(config, keep_empty_nodes=True, sep='.'), sep='.')
+    task = config['task']
     if task not in _NEEDED:
         raise UserError(f'{folder / "config.json"}: task is {task!r}; a report is made of '
                         f'{", ".join(_NEEDED)}')
