@@ -299,7 +299,7 @@ def test_what_was_run_is_what_a_citation_needs(pages):
                                        f'SHA-256 of their ids {"5a" * 32}')
     assert facts['initial encoder'] == ('/runs/mlvicx; 82 tensors loaded and checked, SHA-256 '
                                         + 'c0' * 32)
-    assert facts['checkpoint'] == 'epoch 20, chosen on the validation split'  # of a linear layer
+    assert facts['checkpoint'] == 'step 20, chosen on the validation split'
     assert pages['segmentation'][1].facts['initial encoder'] == 'random weights'
     assert pages['segmentation'][1].facts['checkpoint'].startswith('step 20, chosen')
 
@@ -323,7 +323,7 @@ def test_a_pretraining_shows_its_probes_beside_the_initial_encoder_and_its_curve
 def test_the_validation_curve_says_which_step_was_chosen(pages):
     alt, = (image['alt'] for image in pages['classification'][1].images
             if 'Validation' in image['alt'])
-    assert 'Validation mean AUROC, validation: 0.6 at epoch 10, 0.7 at epoch 30, best 0.76' in alt
+    assert 'Validation mean AUROC, validation: 0.6 at step 10, 0.7 at step 30, best 0.76' in alt
 
 
 def test_the_table_of_a_segmentation_and_the_dice_below_each_outline(pages):

@@ -26,9 +26,9 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, r
 from conftest import ROOT
 from configs import base, classify, mlvicx, segment
 import tiny
-from mlvicx_jax import config as rules
+from mlvicx_jax import config as rules, train
 from mlvicx_jax.data import opening
-from mlvicx_jax.evaluation import classification, metrics
+from mlvicx_jax.evaluation import classification, linear, metrics, trained
 from mlvicx_jax.methods import mlvicx as method_of_mlvicx
 from mlvicx_jax.models.heads import ResizeProjectSum
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
@@ -338,6 +338,54 @@ def test_each_figure_is_the_metric_of_its_name_at_thresholds_of_validation():
         for metric, oracle in (('f1', f1_score), ('accuracy', accuracy_score)):
             cut = getattr(metrics, f'{metric}_threshold')(labels, scores)[i]
             assert found[metric][name] == pytest.approx(oracle(held[:, i], test[:, i] >= cut))
+
+
+def test_the_best_of_a_run_that_got_worse_is_read_back_and_judged(data_dir, tmp_path, monkeypatch):
+    config = tiny.get_config('supervised')
+    config.task, config.protocol, config.data.data_dir = 'classify', 'finetune', str(data_dir)
+    config.data.validation_fraction = 0.3
+    config.batch_size, config.total_steps, config.eval_every_steps = 8, 4, 1
+    validation, params, judged = [0.5, 0.9, 0.1, 0.2], [], []
+
+    def at(self, state, step):
+        params.append(jax.device_get(state.params))
+        return {self.monitor: validation[step - 1]}
+
+    def results(self, state, numbers, initial):
+        judged.append((jax.device_get(state.params), numbers))
+        return {}
+
+    monkeypatch.setattr(classification.Evaluation, 'at', at)
+    monkeypatch.setattr(classification.Evaluation, 'results', results)
+    assert train.train(config, tmp_path) == 0
+    (state, numbers), = judged
+    assert numbers['validation/auroc'] == 0.9
+    assert json.loads((tmp_path / 'results.json').read_text())['step'] == 2
+    kept = trained.load(tmp_path).variables['params']
+    for found in (state, kept):
+        for path, leaf in tiny.leaves(found).items():
+            assert leaf.tobytes() == tiny.leaves(params[1])[path].tobytes(), path
+    assert not np.array_equal(params[1]['encoder']['conv1']['kernel'],
+                              params[3]['encoder']['conv1']['kernel'])
+
+
+def test_the_best_linear_layer_is_the_one_that_comes_back():
+    """On noise validation soon gets worse."""
+    rng = np.random.default_rng(3)
+    x = {name: rng.normal(size=(40, 8)).astype(np.float32) for name in ('train', 'validation')}
+    y = {name: rng.integers(0, 2, (40, 2)).astype(np.uint8) for name in x}
+    config = tiny.get_config('supervised')
+    config.batch_size, config.total_steps, config.eval_every_steps = 8, 60, 5
+    config.optim.learning_rate = 0.1
+    seen = {}
+
+    class Log:
+        write = staticmethod(lambda step, numbers: seen.update({step: numbers['validation/auroc']}))
+
+    layer, step, auroc = linear.fit(config, x, y, ('Nodule', 'Mass'), Log)
+    assert len(seen) == 12 and step == max(seen, key=seen.get) < 60 and auroc == seen[step]
+    scores = x['validation'] @ layer['kernel'] + layer['bias']
+    assert metrics.auroc(y['validation'], scores).mean() == pytest.approx(auroc)
 
 
 RUNS = {

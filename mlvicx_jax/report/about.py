@@ -72,7 +72,7 @@ def unfinished(run: Run) -> Section | None:
 def time_spent(run: Run) -> Section | NotRun | None:
     """goodput.json as a table; the seconds of a linear layer are not counted."""
     if run.goodput is None:
-        return None if run.unit == 'epoch' else NotRun(
+        return None if run.is_linear else NotRun(
             'where the time went', 'no goodput.json in the folder')
     seconds = run.goodput['seconds']
     total = sum(seconds.values())
@@ -175,9 +175,9 @@ def _init(results: dict, config: dict) -> str:
 
 def _checkpoint(run: Run) -> str:
     if run.results is None or 'step' not in run.results:
-        return f'not ended; logged up to {run.unit} {run.lines[-1]["step"] if run.lines else 0}'
+        return f'not ended; logged up to step {run.lines[-1]["step"] if run.lines else 0}'
     chosen = ', chosen on the validation split' if run.task != 'pretrain' else ''
-    return f'{run.unit} {run.results["step"]}{chosen}'
+    return f'step {run.results["step"]}{chosen}'
 
 
 def _value(value) -> str:

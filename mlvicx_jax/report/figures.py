@@ -39,14 +39,13 @@ _LARGE_FILE, _WIDEST = 300_000, 1600  # bytes, pixels; a larger picture becomes 
 _PANEL_COLUMNS, _CLASS_COLUMNS = 3, 5
 
 
-def curves(panels: Sequence[dict], unit: str) -> str:
+def curves(panels: Sequence[dict]) -> str:
     """Numbers over training, a panel each.
 
     Args:
         panels: of each `title`, `label` of the y axis, `lines` {name: (steps, values)}, `levels`
             {name: value}, horizontal lines to read them against, and `chosen`, the step that was
             kept, or None.
-        unit: 'step' or 'epoch'.
     """
     with matplotlib.rc_context(_STYLE):
         figure, axes = _panels(len(panels), _PANEL_COLUMNS, 3.55, 2.6)
@@ -60,8 +59,8 @@ def curves(panels: Sequence[dict], unit: str) -> str:
                               label=f'{name} {value:.4g}')
             if what['chosen'] is not None:
                 panel.axvline(what['chosen'], color='0.2', linewidth=1, linestyle=':',
-                              label=f'chosen: {unit} {what["chosen"]}')
-            panel.set(title=what['title'], xlabel=f'training {unit}', ylabel=what['label'])
+                              label=f'chosen: step {what["chosen"]}')
+            panel.set(title=what['title'], xlabel='training step', ylabel=what['label'])
             if len(what['lines']) + len(what['levels']) > 1 or what['chosen'] is not None:
                 panel.legend()
         return _svg(figure)

@@ -46,10 +46,9 @@ class Run:
     predictions: dict[str, np.ndarray] | None
 
     @property
-    def unit(self) -> str:
-        """What `step` counts: a linear layer on frozen features is trained in epochs."""
-        frozen = self.task == 'classify' and self.config['protocol'] == 'frozen'
-        return 'epoch' if frozen else 'step'
+    def is_linear(self) -> bool:
+        """Whether no network was trained, but a linear layer on frozen features."""
+        return self.task == 'classify' and self.config['protocol'] == 'frozen'
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of a logged number, where it is one."""

@@ -30,7 +30,7 @@ def curves(run: Run) -> Section | NotRun:
                     'it was initialised).')
     if run.task != 'pretrain':
         caption += ' The checkpoint is chosen on the validation split alone.'
-    picture = Picture(figures.curves(panels, run.unit), _alt(panels, run.unit), caption)
+    picture = Picture(figures.curves(panels), _alt(panels), caption)
     return Section('Training', [picture])
 
 
@@ -59,12 +59,12 @@ def _probe(run: Run, key: str, title: str) -> dict:
                   {name: values[0] for name, values in initial.items() if values})
 
 
-def _alt(panels: list[dict], unit: str) -> str:
+def _alt(panels: list[dict]) -> str:
     told = []
     for panel in panels:
         for name, (steps, values) in panel['lines'].items():
-            text = (f'{panel["title"]}, {name}: {values[0]:.4g} at {unit} {steps[0]}, '
-                    f'{values[-1]:.4g} at {unit} {steps[-1]}')
+            text = (f'{panel["title"]}, {name}: {values[0]:.4g} at step {steps[0]}, '
+                    f'{values[-1]:.4g} at step {steps[-1]}')
             if panel['chosen'] is not None:
                 text += f', best {max(values):.4g}' if 'loss' not in panel['title'] else ''
             told.append(text)
