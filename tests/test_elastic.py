@@ -16,7 +16,7 @@ import tiny
 from mlvicx_jax.data import pipeline
 
 PROGRAM = '''
-import faulthandler, sys
+import faulthandler, os, sys, traceback
 faulthandler.dump_traceback_later(280, exit=True)  # before the test gives up
 import jax
 import numpy as np
@@ -24,11 +24,15 @@ from mlvicx_jax import parallel
 import test_elastic
 
 address, count, process, data_dir, checkpoints, path = sys.argv[1:]
-if int(count) > 1:
-    parallel.start(address, int(count), int(process))
-straight, resumed, ids = test_elastic.train(data_dir, jax.devices(), checkpoints)
-np.savez(path, ids=ids, **{f'straight{name}': leaf for name, leaf in straight.items()},
-         **{f'resumed{name}': leaf for name, leaf in resumed.items()})
+try:
+    if int(count) > 1:
+        parallel.start(address, int(count), int(process))
+    straight, resumed, ids = test_elastic.train(data_dir, jax.devices(), checkpoints)
+    np.savez(path, ids=ids, **{f'straight{name}': leaf for name, leaf in straight.items()},
+             **{f'resumed{name}': leaf for name, leaf in resumed.items()})
+except Exception:
+    traceback.print_exc()
+    os._exit(1)  # jax would wait for the other process
 '''
 
 
@@ -57,25 +61,35 @@ def train(data_dir, devices, checkpoints):
     return tiny.leaves(straight), tiny.leaves(resumed), np.stack(ids)
 
 
-def run(folder, data_dir, processes, devices):
-    """What each of `processes` wrote, of `devices` each, that went on from folder/checkpoints."""
+def start(folder, data_dir, devices, paths):
+    """Exit codes and output of one process for each of `paths`, all of them ended."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         address = f'127.0.0.1:{free.getsockname()[1]}'
     environment = os.environ | {'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_ENABLE_X64': '1',
                                 'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'}
-    paths = [folder / f'process{i}.npz' for i in range(processes)]
-    started = [subprocess.Popen(
-        [sys.executable, '-c', PROGRAM, address, str(processes), str(i), data_dir,
+    processes = [subprocess.Popen(
+        [sys.executable, '-c', PROGRAM, address, str(len(paths)), str(i), data_dir,
          folder / 'checkpoints', path], cwd=ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i, path in enumerate(paths)]
     try:
-        said = [process.communicate(timeout=300)[0] for process in started]
+        said = [process.communicate(timeout=300)[0] for process in processes]
     finally:
-        for process in started:
+        for process in processes:
             process.kill()
             process.wait()
-    assert [process.returncode for process in started] == [0] * processes, said
+    return [process.returncode for process in processes], said
+
+
+def run(folder, data_dir, processes, devices):
+    """What each of `processes` wrote, of `devices` each, that went on from folder/checkpoints."""
+    paths = [folder / f'process{i}.npz' for i in range(processes)]
+    codes, said = start(folder, data_dir, devices, paths)
+    if 'Gloo context initialization failed' in ''.join(said):
+        # Each compiles for itself, and gloo waits 30 s for the other: too short on a machine with
+        # much else to do. What was compiled is in the cache by now.
+        codes, said = start(folder, data_dir, devices, paths)
+    assert codes == [0] * processes, '\n'.join(text[-3000:] for text in said)
     found = []
     for path in paths:
         with np.load(path) as arrays:
