@@ -1,9 +1,11 @@
 """Trains what a config describes: python main.py --config=configs/mlvicx.py [--config.FIELD=VALUE ...]"""
 
 import errno
+import multiprocessing
 import os
 import pathlib
 import sys
+import time
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -20,6 +22,7 @@ _PROCESS = flags.DEFINE_integer('process_id', None, 'Which of them this is.')
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS,
         errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+LAST = 3.0  # seconds by which process 0 is behind the others when it ends by an error
 
 
 def main(_):
@@ -51,12 +54,29 @@ def run(step, *arguments):
     try:
         return step(*arguments)
     except UserError as error:
-        sys.exit('error: ' + ' '.join(str(error).split()))
+        leave('error: ' + ' '.join(str(error).split()))
     except OSError as error:
         if error.errno not in DISK:
             raise
-        sys.exit(f'error: {error.filename or "the disk"}: {error.strerror}; free space, mend the '
-                 'permissions or give another path, then run the same command')
+        leave(f'error: {error.filename or "the disk"}: {error.strerror}; free space, mend the '
+              'permissions or give another path, then run the same command')
+
+
+def leave(line: str):
+    """Prints the line and exits with 1: one of several processes at once, whatever the others do.
+
+    jax would wait until they want to leave too, and they wait for this one. Its silence tells their
+    watchdogs.
+    """
+    print(line, file=sys.stderr, flush=True)
+    jax = sys.modules.get('jax')
+    if jax is None or not jax.distributed.is_initialized():
+        sys.exit(1)
+    if not jax.process_index():
+        time.sleep(LAST)  # it is what the others' jax listens to; they may be about to print the same
+    for child in multiprocessing.active_children():  # that decode images
+        child.kill()
+    os._exit(1)
 
 
 if __name__ == '__main__':

@@ -61,7 +61,7 @@ def get_config():
     config.max_skipped_steps = 3  # in a row whose loss or gradient is not finite; then the run stops
     config.log_every_steps = 50
     config.eval_every_steps = 5000  # probes of the frozen encoder; 0 = never
-    config.eval_every_epochs = 0  # instead of steps; 0 = count steps
+    config.eval_every_epochs = 0  # counted in epochs instead
     config.early_stopping = ConfigDict(dict(patience=0))  # evaluations without a better one; 0 = off
     config.eval = ConfigDict(dict(split='validation', batch_size=64, max_train_images=5000))
     config.checkpoint = ConfigDict(dict(every_steps=1000, keep_last=2, keep_every=0))

@@ -76,4 +76,4 @@ def small(config):
     config.optim.learning_rate = 1e-2 if config.protocol == 'frozen' else 1e-3
     # Counted in steps: an epoch of 1 % of the phantom is one.
     config.total_steps = 200
-    config.eval_every_steps = 20
+    config.eval_every_steps, config.eval_every_epochs = 20, 0

@@ -81,4 +81,4 @@ def small(config):
     config.log_every_steps = 20
     # Counted in steps: an epoch of 10 % of the phantom is four.
     config.total_steps = 200
-    config.eval_every_steps = 40
+    config.eval_every_steps, config.eval_every_epochs = 40, 0

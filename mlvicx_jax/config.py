@@ -9,6 +9,7 @@ from mlvicx_jax import optim
 from mlvicx_jax.errors import UserError
 
 TASKS = 'pretrain', 'classify', 'segment'  # of a run; 'tables' is a grid of them
+PROTOCOLS = 'frozen', 'finetune'
 
 # What no constructor looks at: (fields, condition, what is expected). Types are ml_collections' own
 # matter, names and options that of the constructors they are passed to.
@@ -85,3 +86,17 @@ def check(config) -> None:
                 value = value[name]
             if not accepts(value):
                 raise UserError(f'config.{field} is {value!r}, expected {expected}')
+    downstream = config.task != 'pretrain'
+    if downstream and config.get('protocol') not in PROTOCOLS:
+        raise UserError(f'config.protocol is {config.get("protocol")!r}, expected one of '
+                        f'{", ".join(PROTOCOLS)}; config.task={config.task} is for '
+                        f'configs/{config.task}.py')
+    for what, contradicts in (
+            ('config.eval_every_steps and config.eval_every_epochs are both set; make one of them 0',
+             config.eval_every_steps and config.eval_every_epochs),
+            ('config.early_stopping.patience is set, but pretraining has no validation number to stop '
+             'by; make it 0', config.early_stopping.patience and not downstream),
+            ('config.data.labelled.share is not 1, but pretraining uses no labels: it sees all images; '
+             'make it 1', config.data.labelled.share != 1 and not downstream)):
+        if contradicts:
+            raise UserError(what)

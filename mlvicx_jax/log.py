@@ -54,7 +54,8 @@ class MetricLog:
     """`metrics.jsonl` (one object a line, `step` in each) and TensorBoard events, from process 0.
 
     Opened at the step a run resumes from, it drops the lines of later steps: they are about to be
-    written again.
+    written again. What it has kept is not written twice: the initial numbers where a start ended before
+    its first checkpoint, the last ones where it ended before its results.
     """
 
     def __init__(self, workdir, start_step: int):
@@ -63,6 +64,7 @@ class MetricLog:
             return
         path = pathlib.Path(workdir) / 'metrics.jsonl'
         kept = [line for line in read_metrics(workdir) if line['step'] <= start_step]
+        self._kept = {(line['step'], frozenset(line)) for line in kept}
         partial = path.with_name(path.name + '.partial')
         partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
         os.replace(partial, path)
@@ -78,6 +80,8 @@ class MetricLog:
             return
         values = {name: float(value) for name, value in metrics.items()}
         line = {'step': step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
+        if (step, frozenset(line)) in self._kept:
+            return
         self._file.write(json.dumps(line) + '\n')
         self._file.flush()
         self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(

@@ -14,6 +14,7 @@ from mlvicx_jax import state as states, workdir as workdirs
 from mlvicx_jax.checkpoint import Checkpoints
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.data.opening import open_data
+from mlvicx_jax.data.records import records_hash
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import diagnostics, downstream
 from mlvicx_jax.export.initial import initialise, proof
@@ -40,7 +41,9 @@ def train(config, workdir) -> int:
     workdirs.claim(workdir, config)
     data = open_data(config)
     split = data.splits['train']
-    parallel.agree(**{f'data set ({name})': part.hash for name, part in data.splits.items()})
+    records = records_hash(data)
+    parallel.agree(**{f'data set ({name})': part.hash for name, part in data.splits.items()},
+                   content_of_the_data_set=records)
     batch_size = fitting_batch(config, len(split))
 
     steps_per_epoch = max(1, len(split) // batch_size)
@@ -53,7 +56,8 @@ def train(config, workdir) -> int:
     state = initialise(state, config.init, whole=config.task != 'pretrain')
     proved = proof(state, config.init)
     checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoint.every_steps,
-                              config.checkpoint.keep_last, config.checkpoint.keep_every, split.hash)
+                              config.checkpoint.keep_last, config.checkpoint.keep_every, split.hash,
+                              records)
     progress.announce(config, workdir, mesh, method, state, data, total_steps)
 
     module = importlib.import_module(f'mlvicx_jax.evaluation.{EVALUATIONS[config.task]}')
@@ -102,6 +106,9 @@ def train(config, workdir) -> int:
             say(progress.line(step, total_steps, metrics, timing))
             goodput.write()
 
+    def evaluation_due(step):
+        return bool(evaluate_every) and (step % evaluate_every == 0 or step == total_steps)
+
     def evaluate():
         step = int(state.step)
         with meter.pause('evaluation'):
@@ -114,6 +121,8 @@ def train(config, workdir) -> int:
     goodput.spent('start')
     with (contextlib.closing(stream), contextlib.closing(log), contextlib.closing(checkpoints),
           watchdog):
+        if start_step and evaluation_due(start_step) and not was_evaluated(workdir, start_step):
+            numbers = evaluate()
         for step in range(start_step + 1, total_steps + 1):
             if chosen or best.waited_enough:
                 break
@@ -133,7 +142,8 @@ def train(config, workdir) -> int:
 
             stopping = stop.requested(step)
             saving = last or stopping or checkpoints.due(step)
-            evaluating = evaluate_every and (step % evaluate_every == 0 or last)
+            # One that SIGTERM leaves no time for is made when the run goes on.
+            evaluating = evaluation_due(step) and (last or not stopping)
             if saving or evaluating:
                 complete()
             if evaluating:
@@ -154,6 +164,9 @@ def train(config, workdir) -> int:
         if start_step < int(state.step) or not results.exists():
             if best.step:
                 state, numbers = checkpoints.restore(state, best.step), best.numbers
+                if state.step != best.step:
+                    raise UserError(f'{checkpoints.directory / str(best.step)}, the best on validation, '
+                                    'is damaged; restore a copy, or give a new --workdir')
                 say(f'best on validation: step {best.step}, {best}')
             elif evaluate_every and numbers is None:
                 numbers = evaluate()
@@ -169,6 +182,11 @@ def train(config, workdir) -> int:
             checkpoints.only(best.step)
     say(f'finished at step {int(state.step)}; results in {results}')
     return 0
+
+
+def was_evaluated(workdir, step: int) -> bool:
+    """Whether metrics.jsonl has a line of this step's evaluation, beside that of its training."""
+    return any(line['step'] == step and 'train/loss' not in line for line in read_metrics(workdir))
 
 
 def fitting_batch(config, images: int) -> int:

@@ -64,7 +64,7 @@ class Watchdog:
                 self._end(f'step {self._step} failed ({first_line(error)})', missing)
         self._ended.set()
         self._thread.join()
-        if self._several:
+        if self._several and error is None:  # else the others find who has fallen silent, and where
             with contextlib.suppress(OSError):
                 self._file(jax.process_index()).unlink()
                 self._folder.rmdir()  # by the last one
@@ -114,7 +114,7 @@ class Watchdog:
                   and sign(after.get(p)) == sign(before.get(p))]
         if silent:
             return 'no sign of life from ' + ', '.join(map(name, silent))
-        behind = [p for p in others if after[p]['step'] < self._step]
+        behind = [p for p in others if p in after and after[p]['step'] < self._step]
         return 'still at an earlier step: ' + ', '.join(map(name, behind)) if behind else ''
 
     def _read(self) -> dict[int, dict]:

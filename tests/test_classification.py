@@ -32,6 +32,7 @@ def recipe(data_dir, protocol='finetune', **changes):
     config.batch_size = 8
     config.optim.learning_rate = 0.01
     config.total_steps, config.eval_every_steps = 8, 2
+    config.eval_every_epochs = 0
     config.early_stopping.patience = 2
     config.checkpoint.every_steps = 3
     config.update_from_flattened_dict(changes)
