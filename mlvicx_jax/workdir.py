@@ -15,6 +15,8 @@ from mlvicx_jax.log import say, write_json
 # change between two starts, and is said.
 FIXED = ('task', 'protocol', 'method', 'model', 'init', 'views', 'data', 'seed', 'batch_size',
          'accumulation', 'dtype')
+# Nor may these when the run is finished: config.json would no more say what results.json is of.
+SETTLED = ('optim', 'early_stopping')
 # Of these: where the files lie, how fast they are read and what is computed twice changes no number.
 FREE = ('model.remat', 'data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_workers',
         'data.prefetch')
@@ -44,8 +46,9 @@ def claim(workdir: pathlib.Path, config) -> None:
             checkpoints.exists() and any(checkpoints.iterdir()))
         if begun and path.exists():
             changed = differences(LATER | _flat(json.loads(path.read_text())), _flat(new))
+            final = FIXED + (SETTLED if (workdir / 'results.json').exists() else ())
             fixed = [line for name, line in changed.items()
-                     if name.split('.')[0] in FIXED and name not in FREE]
+                     if name.split('.')[0] in final and name not in FREE]
             if fixed:
                 raise UserError(f'{workdir} belongs to a run of another config: {"; ".join(fixed)}. '
                                 'Give the old values, or a new --workdir')

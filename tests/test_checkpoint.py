@@ -209,3 +209,17 @@ def test_checkpoints_without_their_config_are_not_taken_over(tmp_path):
     (tmp_path / 'checkpoints/5').mkdir(parents=True)
     with pytest.raises(UserError, match='no config.json'):
         workdir.claim(tmp_path, tiny.get_config())
+
+
+def test_a_finished_run_keeps_the_config_that_its_results_are_of(tmp_path):
+    begin(tmp_path)
+    config = tiny.get_config()
+    config.optim.learning_rate = 7.0
+    workdir.claim(tmp_path, config)  # a run under way may go on with another rate
+    workdir.claim(tmp_path, tiny.get_config())
+    (tmp_path / 'results.json').write_text('{}')
+    with pytest.raises(UserError, match='config.optim.learning_rate: .* -> 7.0'):
+        workdir.claim(tmp_path, config)
+    longer = tiny.get_config()
+    longer.total_steps *= 2
+    workdir.claim(tmp_path, longer)
