@@ -32,7 +32,7 @@ def get_config(argument=''):
     config.data.options.patients = 25
     config.data.stored_size = 96
     config.task = options.get('task', 'pretrain')
-    config.protocol = options.get('protocol', '')
+    config.protocol = options.get('protocol', 'finetune')
     config.data.labelled.share = float(options.get('fraction', 1))
     return config
 """

@@ -73,11 +73,7 @@ class _Read:
     def __call__(self, position: int) -> Batch:
         split = self.split
         where = f'record of image {split.image_ids[position]} ({split.name})'
-        try:
-            data = split.source[split.records[position]]
-        except Exception as error:  # the reader raises bare errors of its own on damaged files
-            raise UserError(f'{where}: can not be read ({error}); delete the prepared folder to '
-                            'have it prepared again') from error
+        data = split.record(position)
         image = radiograph.decode_image(data['image'], where)
         example = {'image': image[..., None], 'labels': split.labels[position],
                    'record': np.int32(position)}

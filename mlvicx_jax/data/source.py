@@ -48,6 +48,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.records)
 
+    def record(self, position: int) -> Mapping[str, Any]:
+        """The record of image `position`, pictures as encoded bytes.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            return self.source[self.records[position]]
+        except Exception as error:  # the reader raises bare errors of its own on damaged files
+            raise UserError(f'record of image {self.image_ids[position]} ({self.name}): can not be '
+                            f'read ({error}); delete the prepared folder to have it prepared again'
+                            ) from error
+
     def take(self, chosen: np.ndarray, name: str | None = None) -> 'Split':
         """The part of the split that an index or mask array [n] chooses."""
         arrays = {key: getattr(self, key)[chosen] for key in ('records', *_COLUMNS)}
