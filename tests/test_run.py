@@ -235,9 +235,12 @@ def test_preview_writes_a_sheet_of_views(tmp_path, data_dir):
     assert not (tmp_path / 'run').exists()
 
 
-OPTIONS = {'base.py': [], 'mlvicx.py': [
+# tables.py is a grid of runs: tests/test_grid.py.
+OPTIONS = {'base.py': [], 'tables.py': [], 'mlvicx.py': [
     '', 'paper', 'released', 'loss=global', 'loss=multi_level', 'loss=both', 'context=off',
-    'context=on', 'released,loss=global,context=off'], 'quickstart.py': list(quickstart.METHOD)}
+    'context=on', 'released,loss=global,context=off'], 'quickstart.py': list(quickstart.METHOD),
+    'classify.py': ['', 'protocol=frozen', 'dataset=phantom_cxr,size=small'],
+    'segment.py': ['', 'protocol=frozen', 'dataset=phantom_cxr,size=small']}
 
 
 @pytest.mark.parametrize('name,option', [
