@@ -400,7 +400,8 @@ def test_a_downstream_task_runs_from_its_command_to_its_results(task, data_dir, 
     fields = {'data.data_dir': data_dir, 'data.options.patients': small.data.options.patients,
               'data.stored_size': small.data.stored_size, 'data.image_size': small.data.image_size,
               'data.validation_fraction': 0.3, 'model.width': small.model.width, 'batch_size': 8,
-              'eval.batch_size': 8, 'total_steps': 2, 'eval_every_steps': 1}
+              'eval.batch_size': 8, 'total_steps': 2, 'eval_every_steps': 1,
+              'eval_every_epochs': 0}
     ended = subprocess.run(
         [sys.executable, 'main.py', *RUNS[task], f'--workdir={tmp_path}',
          *(f'--config.{name}={value}' for name, value in fields.items())],
