@@ -98,18 +98,17 @@ def test_a_findings_mask_is_there_where_its_label_is(data):
 
 def test_without_a_target_batches_and_reads_are_as_before(data, monkeypatch):
     plain = dataclasses.replace(data.splits['train'], target=())
-    calls, decode = [], pipeline.radiograph.decode_image
-    monkeypatch.setattr(pipeline.radiograph, 'decode_image',
-                        lambda *a: calls.append(1) or decode(*a))
     batch = next(pipeline.eval_batches(plain, 4, num_threads=1, prefetch=1))
     assert batch.keys() == {'image', 'labels', 'record', 'mask'}
-    assert len(calls) % 4 == 0
-    reader = pipeline._Read(plain)
-    calls.clear()
-    reader(0)
+    # That pipeline's thread may still read ahead, so only the calls for other records count.
+    calls, decode = [], pipeline.radiograph.decode_image
+    position = len(plain) - 1
+    monkeypatch.setattr(pipeline.radiograph, 'decode_image', lambda data, where: (
+        plain.image_ids[position] in where and calls.append(1)) or decode(data, where))
+    pipeline._Read(plain)(position)
     assert len(calls) == 1
     calls.clear()
-    pipeline._Read(data.splits['train'])(0)
+    pipeline._Read(data.splits['train'])(position)
     assert len(calls) == 3  # the image, `mask` and, once for heart and lungs, `anatomy`
 
 
