@@ -26,6 +26,11 @@ class TrainState:
     opt_state: Any
     method_state: Any
 
+    @property
+    def encoder(self) -> dict:
+        """The encoder's own variables, {'params', 'batch_stats'}."""
+        return {'params': self.params['encoder'], 'batch_stats': self.batch_stats['encoder']}
+
 
 def create(method, optimizer, seed: int, sharding) -> TrainState:
     """The state at step 0, a function of the seed alone."""

@@ -52,11 +52,9 @@ def run(config, workdir) -> int:
     optimizer = optim.create(config.optim, config.batch_size, 1, 1)
     state = states.create(method, optimizer, config.seed, parallel.replicated(mesh))
     state = initialise(state, config.init, whole=True)
-    encoder = {'params': state.params['encoder'], 'batch_stats': state.batch_stats['encoder']}
     proved = proof(state, config.init)
 
-    x = {name: features(config, method.encoder, encoder, full, split, mesh)
-         for name, split in splits.items()}
+    x = features(config, method.encoder, state.encoder, full, splits, mesh)
     y = {name: split.labels for name, split in splits.items()}
     log = MetricLog(workdir, 0)
     with contextlib.closing(log):
@@ -80,31 +78,35 @@ def run(config, workdir) -> int:
     return 0
 
 
-def features(config, encoder, variables, full, split, mesh) -> np.ndarray:
-    """Pooled features [n, d] of a split's images, from `data_dir/features` where they are.
+def features(config, encoder, variables, full, splits, mesh) -> dict[str, np.ndarray]:
+    """{split: pooled features [n, d]} of the splits' images, from `data_dir/features` where they are.
 
     They are computed for all images of the set's split, whatever part of it is asked for, so that
     the other fractions, seeds and questions find theirs. The file's name is the hash of what made
     them: weights, architecture, size of the images, and which images.
 
     Args:
-        full: the data set of which `split` may be a part of the split of its name.
+        full: the data set of whose splits `splits` are the parts of the same names.
     """
-    whole = full.splits[split.name.split()[0]]
-    identity = json.dumps({
-        'weights': weights.digest(variables), 'encoder': repr(encoder), 'images': whole.hash,
-        'set': str(full.folder.resolve()), 'size': config.data.image_size}, sort_keys=True)
-    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    path = pathlib.Path(config.data.data_dir) / 'features' / f'{name}.npz'
-    found = _read(path)
-    if found is None:
-        say(f'features of {whole.name}: {len(whole)} images ...')
-        found = frozen.extract(encoder, variables, whole, config.data.image_size,
-                               config.eval.batch_size, mesh)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(path, {'pooled': found, 'sha256': hashlib.sha256(found.tobytes()).hexdigest()})
-    place = {image: i for i, image in enumerate(whole.image_ids.tolist())}
-    return found[[place[image] for image in split.image_ids.tolist()]]
+    made_of = {'weights': weights.digest(variables), 'encoder': repr(encoder),
+               'set': str(full.folder.resolve()), 'size': config.data.image_size}
+    result = {}
+    for name, split in splits.items():
+        whole = full.splits[name]
+        identity = json.dumps(made_of | {'images': whole.hash}, sort_keys=True)
+        file = f'{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz'
+        path = pathlib.Path(config.data.data_dir) / 'features' / file
+        found = _read(path)
+        if found is None:
+            say(f'features of {name}: {len(whole)} images ...')
+            found = frozen.extract(encoder, variables, whole, config.data.image_size,
+                                   config.eval.batch_size, mesh)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_arrays(path, {'pooled': found,
+                                'sha256': hashlib.sha256(found.tobytes()).hexdigest()})
+        place = {image: i for i, image in enumerate(whole.image_ids.tolist())}
+        result[name] = found[[place[image] for image in split.image_ids.tolist()]]
+    return result
 
 
 def _read(path: pathlib.Path) -> np.ndarray | None:
@@ -161,7 +163,8 @@ def fit(config, x, y, names, log) -> tuple[dict[str, np.ndarray], int, float]:
                              'bias': jnp.zeros(labels.shape[1])}}
     opt_state = optimizer.init(params)
     known = classification.known_labels(y['train'])
-    stream, best = batches(len(inputs), batch, config.seed), None
+    stream = batches(len(inputs), batch, config.seed)
+    best = downstream.Best(classification.Evaluation.monitor, config.early_stopping.patience)
     for step in range(every, total_steps + 1, every):
         params, opt_state, value = train_steps(
             params, opt_state, np.stack(list(itertools.islice(stream, every))))
@@ -171,13 +174,12 @@ def fit(config, x, y, names, log) -> tuple[dict[str, np.ndarray], int, float]:
         scores = np.where(known, expit(x['validation'] @ layer['kernel'] + layer['bias']), np.nan)
         numbers = classification.validation_numbers(y['validation'], scores, names)
         log.write(step, numbers | {'train/loss': float(value)})
-        auroc = np.nan_to_num(numbers['validation/auroc'], nan=-1.0)
-        if best is None or auroc > best[2]:
-            best = layer, step, float(auroc)
-        elif step - best[1] >= every * config.early_stopping.patience > 0:
+        if best.found(step, numbers):
+            chosen = layer
+        elif best.waited_enough:
             break
-    say(f'linear layer: best of {step} steps on validation is {best[1]}, AUROC {best[2]:.4f}')
-    return best
+    say(f'linear layer: best of {step} steps on validation is {best.step}, {best}')
+    return chosen, best.step, best.numbers[classification.Evaluation.monitor]
 
 
 def batches(count: int, size: int, seed: int):

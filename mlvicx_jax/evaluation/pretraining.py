@@ -29,7 +29,7 @@ class Evaluation:
         if not self._initial:
             say('evaluating the initial encoder ...')
             readings = frozen.initial_readings(
-                self._encoder, _encoder_variables(state), self._data.splits['train'],
+                self._encoder, state.encoder, self._data.splits['train'],
                 self._config.data.image_size, self._config.batch_size, self._mesh)
             for reading, variables in readings.items():
                 found = self._probe(variables)
@@ -41,7 +41,7 @@ class Evaluation:
 
     def at(self, state, step: int) -> dict[str, float]:
         """The probes of the encoder as it is."""
-        probes = self._probe(_encoder_variables(state))
+        probes = self._probe(state.encoder)
         say(progress.compare(step, probes, self._initial))
         return probes
 
@@ -55,8 +55,3 @@ class Evaluation:
 
     def _probe(self, variables):
         return frozen.evaluate(self._encoder, variables, self._data, self._config, self._mesh)
-
-
-def _encoder_variables(state) -> dict:
-    """The encoder's own part of the state."""
-    return {'params': state.params['encoder'], 'batch_stats': state.batch_stats['encoder']}

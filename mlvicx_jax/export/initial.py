@@ -27,7 +27,7 @@ def initialise(state: TrainState, init: str, whole: bool = False) -> TrainState:
     """
     if not init:
         return state
-    variables, said = weights.fill(_encoder(state), read(init), f'config.init={init}', whole)
+    variables, said = weights.fill(state.encoder, read(init), f'config.init={init}', whole)
     arrays = {}
     for tree in variables.values():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -56,12 +56,7 @@ def proof(state: TrainState, init: str) -> dict | None:
     """
     if not init:
         return None
-    encoder = _encoder(state)
-    return {'tensors': len(jax.tree.leaves(encoder)), 'sha256': weights.digest(encoder)}
-
-
-def _encoder(state) -> dict:
-    return {'params': state.params['encoder'], 'batch_stats': state.batch_stats['encoder']}
+    return {'tensors': len(jax.tree.leaves(state.encoder)), 'sha256': weights.digest(state.encoder)}
 
 
 def read(init: str) -> weights.Tensors:

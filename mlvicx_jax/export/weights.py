@@ -199,9 +199,9 @@ def fill(like: Mapping[str, Any], tensors: Tensors, where,
         whole: whether every tensor of `like` must be there.
 
     Returns:
-        The variables, every tensor of the ResNet from `tensors`. Unless `whole`, context bottlenecks that the
-        source lacks as a whole keep `like`'s values, and those that `like` lacks are left out;
-        the sentences say so.
+        The variables, every tensor of the ResNet from `tensors`. Unless `whole`, context
+        bottlenecks that the source lacks as a whole keep `like`'s values, and those that `like`
+        lacks are left out; the sentences say so.
 
     Raises:
         UserError: a tensor is missing, unexpected, of another shape, or not finite.
