@@ -68,6 +68,22 @@ def get_config():
     return config
 
 
+def read_options(recipe, argument, defaults, choices):
+    """'name=value,name=value' over `defaults`; `choices` {name: known values} of those that have some."""
+    options = dict(defaults)
+    for option in filter(None, argument.split(',')):
+        name, _, value = option.partition('=')
+        if name not in options or not value:
+            raise ValueError(f'{recipe}:{argument}: {option!r}, expected NAME=VALUE with a name out of '
+                             f'{", ".join(options)}')
+        options[name] = value
+    for name, known in choices.items():
+        if options[name] not in known:
+            raise ValueError(f'{recipe}:{argument}: {name}={options[name]}, expected one of '
+                             f'{", ".join(known)}')
+    return options
+
+
 def moco_v2_views(config):
     """Writes MoCo v2's augmentation of both views (arXiv:2003.04297; facebookresearch/moco)."""
     for view in (config.views.first, config.views.second):

@@ -13,7 +13,6 @@ augmentation nor the greatest number of epochs: Adam at a constant rate; the vie
 configs/supervised.py; 100 epochs.
 """
 
-from ml_collections import ConfigDict
 
 from configs import base, supervised
 
@@ -30,17 +29,10 @@ SETS = {
 
 def get_config(argument=''):
     """Options, separated by commas: dataset=, protocol=, fraction=, labels=, size=small."""
-    options = dict(dataset='nih_chestxray14', protocol='finetune', fraction='1', labels='', size='full')
-    for option in filter(None, argument.split(',')):
-        name, _, value = option.partition('=')
-        if name not in options:
-            raise ValueError(f'configs/classify.py:{argument}: {name!r} is none of {", ".join(options)}')
-        options[name] = value
-    for name, known in (('dataset', SETS), ('protocol', ('frozen', 'finetune')),
-                        ('size', ('full', 'small'))):
-        if options[name] not in known:
-            raise ValueError(f'configs/classify.py: {name}={options[name]}: expected one of '
-                             f'{", ".join(known)}')
+    options = base.read_options(
+        'configs/classify.py', argument,
+        dict(dataset='nih_chestxray14', protocol='finetune', fraction='1', labels='', size='full'),
+        dict(dataset=SETS, protocol=('frozen', 'finetune'), size=('full', 'small')))
     config = supervised.get_config()
     batch, rate, labels = SETS[options['dataset']]
     config.task = 'classify'

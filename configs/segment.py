@@ -30,19 +30,10 @@ def get_config(argument=''):
     dataset=siim_pneumothorax, structures=NAME+NAME (all that DATA names), protocol=finetune (or frozen),
     fraction=1.0 of the training images, size=full (or small: minutes on two CPU cores).
     """
-    options = dict(dataset='siim_pneumothorax', structures='', protocol='finetune', fraction='1.0',
-                   size='full')
-    for option in filter(None, argument.split(',')):
-        name, equals, value = option.partition('=')
-        if name not in options or not value:
-            raise ValueError(f'configs/segment.py:{argument}: {option!r}, expected NAME=VALUE with a name '
-                             f'out of {", ".join(options)}')
-        options[name] = value
-    for name, values in (('dataset', DATA), ('protocol', ('finetune', 'frozen')),
-                         ('size', ('full', 'small'))):
-        if options[name] not in values:
-            raise ValueError(f'configs/segment.py:{argument}: {name}={options[name]}, expected one of '
-                             f'{", ".join(values)}')
+    options = base.read_options(
+        'configs/segment.py', argument,
+        dict(dataset='siim_pneumothorax', structures='', protocol='finetune', fraction='1.0', size='full'),
+        dict(dataset=DATA, protocol=('finetune', 'frozen'), size=('full', 'small')))
     structures, builder_options = DATA[options['dataset']]
     target = tuple((options['structures'] or structures).split('+'))
     frozen = options['protocol'] == 'frozen'

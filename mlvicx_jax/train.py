@@ -69,7 +69,8 @@ def train(config, workdir) -> int:
     if start_step:
         say(f'resumed from {checkpoints.directory / str(start_step)}')
     results = workdir / 'results.json'
-    best = Best(evaluation.monitor, config.early_stopping.patience, workdir, start_step)
+    best = downstream.Best(evaluation.monitor, config.early_stopping.patience)
+    best.resume(workdir, start_step)
     if best.step:
         checkpoints.pin(best.step)
     chosen = bool(best.step) and results.exists()  # nothing is left but the best
@@ -200,41 +201,6 @@ def fitting_batch(config, images: int) -> int:
     size = images // parts * parts
     say(f'config.batch_size is {config.batch_size}; the {images} labelled images make it {size}')
     return size
-
-
-class Best:
-    """The step with the greatest `monitor` so far, and how many evaluations were since.
-
-    Without a monitor there is none. A run that goes on from a checkpoint finds what was before it in
-    its metrics.jsonl.
-    """
-
-    def __init__(self, monitor: str | None, patience: int, workdir, start_step: int):
-        self._monitor, self._patience = monitor, patience
-        self._greatest, self._since = -math.inf, 0
-        self.step, self.numbers = 0, {}
-        for line in read_metrics(workdir) if monitor else ():
-            if monitor in line and 0 < line['step'] <= start_step:
-                self.found(line.pop('step'), line)
-
-    def found(self, step: int, numbers) -> bool:
-        """Whether the numbers of this step are the best so far; a NaN never is, but for the first."""
-        if not self._monitor:
-            return False
-        value = numbers[self._monitor]
-        value = -math.inf if value is None or math.isnan(value) else value
-        if self.step and value <= self._greatest:
-            self._since += 1
-            return False
-        self.step, self.numbers, self._greatest, self._since = step, numbers, value, 0
-        return True
-
-    def __str__(self):
-        return f'{self._monitor} {self._greatest:.4f}'
-
-    @property
-    def waited_enough(self) -> bool:
-        return bool(self._patience) and self._since >= self._patience
 
 
 class NonFiniteGuard:

@@ -16,7 +16,7 @@ import tiny
 from mlvicx_jax import checkpoint, train as training
 from mlvicx_jax.data import augment, opening, pipeline, questions
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import classification, frozen, linear, trained
+from mlvicx_jax.evaluation import classification, downstream, frozen, linear, trained
 
 FINDINGS = slice(0, 8)  # of the phantom's labels, the last is No Finding
 
@@ -266,7 +266,7 @@ def test_a_random_encoder_has_no_proof_and_labels_must_fit(data_dir, tmp_path):
 
 
 def test_patience_counts_evaluations_and_a_nan_is_never_better(tmp_path):
-    best = training.Best('v', 2, tmp_path, 0)
+    best = downstream.Best('v', 2)
     for step, value, stops in ((1, math.nan, False), (2, 0.5, False), (3, 0.5, False),
                                (4, 0.6, False), (5, math.nan, False), (6, 0.6, True)):
         best.found(step, {'v': value})
@@ -274,9 +274,12 @@ def test_patience_counts_evaluations_and_a_nan_is_never_better(tmp_path):
     assert (best.step, best.numbers) == (4, {'v': 0.6})
     lines = [{'step': s, 'v': v} for s, v in ((1, 0.1), (2, 0.7), (3, None), (4, 0.2), (5, 0.9))]
     (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, [{'step': 0}, *lines])))
-    again = training.Best('v', 2, tmp_path, 4)
+    again = downstream.Best('v', 2)
+    again.resume(tmp_path, 4)
     assert (again.step, again.waited_enough) == (2, True)
-    assert not training.Best(None, 2, tmp_path, 4).found(5, {})
+    without = downstream.Best(None, 2)
+    without.resume(tmp_path, 4)
+    assert not without.found(5, {})
 
 
 def test_questions(data_dir):
@@ -298,7 +301,7 @@ def test_questions(data_dir):
 
 
 @pytest.mark.parametrize('argument,message', [
-    ('fraktion=1', 'is none of dataset, protocol'), ('protocol=linear', 'frozen, finetune'),
+    ('fraktion=1', 'a name out of dataset, protocol'), ('protocol=linear', 'frozen, finetune'),
     ('dataset=mnist', 'expected one of nih_chestxray14'), ('size=tiny', 'full, small')])
 def test_a_wrong_option_of_the_recipe_is_named(argument, message):
     with pytest.raises(ValueError, match=message):
