@@ -21,12 +21,11 @@ from matplotlib.patches import Rectangle
 import numpy as np
 
 from mlvicx_jax.audit.report import read_film
+from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import heatmaps, trained
 from mlvicx_jax.log import write_json
 from mlvicx_jax.models.resnet import LEVELS
-from mlvicx_jax.predict import require_classifier
-from mlvicx_jax.data.opening import open_data
 
 RULE = 'first image id that is positive for the finding and has a box of it, if any has'
 _PANEL, _DPI = 2.3, 160  # inches of a film's side; pixels an inch: sharp on a laptop and in print
@@ -136,7 +135,7 @@ class _Run:
     def __init__(self, workdir, split: str, data_dir: str | None):
         self.workdir = pathlib.Path(workdir)
         self.trained = trained.load(self.workdir)
-        require_classifier(self.trained, self.workdir)
+        trained.require_classifier(self.trained, self.workdir)
         config = self.trained.config.copy_and_resolve_references()
         if data_dir:
             config.data.data_dir = str(data_dir)

@@ -122,21 +122,9 @@ def scorer(loaded: trained.Trained, init, embeddings: bool) -> tuple[list[str], 
         variables = {kind: tree['encoder'] for kind, tree in loaded.variables.items()}
         names = [f'e{i}' for i in range(8 * encoder.width)]
         return names, functools.partial(_outputs, encoder, variables, name='pooled', size=size)
-    require_classifier(loaded, init)
+    trained.require_classifier(loaded, init)
     return list(loaded.label_names), functools.partial(
         _outputs, loaded.method.network, loaded.variables, name='logits', size=size)
-
-
-def require_classifier(loaded: trained.Trained, init) -> None:
-    """Raises a UserError for a network that gives no probability of a finding."""
-    if 'classifier' not in loaded.variables['params']:
-        raise UserError(
-            f'{init}: a run of {loaded.config.method.name} has an encoder but no classifier, so '
-            'there is no probability of a finding; --embeddings of mlvicx_jax.predict needs none, '
-            f'and python main.py --config=configs/classify.py --config.init={init} trains one')
-    if not loaded.label_names:
-        raise UserError(f'{init}: the run is not finished: results.json, which names the labels of '
-                        'its classifier, is not there; start the same training once more')
 
 
 @functools.partial(jax.jit, static_argnames=('network', 'name', 'size'))

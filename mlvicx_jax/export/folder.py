@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -14,11 +13,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from mlvicx_jax_datasets.phantom_cxr import render
 
-from mlvicx_jax import __version__, checkpoint, methods, optim, parallel, state as states
-from mlvicx_jax import workdir as workdirs
+from mlvicx_jax import __version__, parallel
 from mlvicx_jax.data import augment, source
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import frozen
+from mlvicx_jax.evaluation import frozen, trained
 from mlvicx_jax.export import card, formats, weights
 from mlvicx_jax.export.formats import FORMATS, Features, features
 from mlvicx_jax.log import read_metrics, write_json
@@ -111,18 +109,12 @@ def export(workdir, form: str, out, what: str = 'encoder', step: int | None = No
 
 def read_run(workdir, step: int | None = None) -> Run:
     """Reads and proves one checkpoint; the newest where `step` is None."""
-    workdir = pathlib.Path(workdir).expanduser().absolute()
-    config = workdirs.read_config(workdir)
-    method = methods.create(config)
-    optimizer = optim.create(config.optim, config.batch_size, 1, 1)
-    like = jax.eval_shape(functools.partial(states.create, method, optimizer, config.seed, None))
-    state, data_hash = checkpoint.restore_state(workdir, like, step)
-    state = jax.device_get(state)  # NumPy arrays, at home on one device and on a mesh
-    trees = {kind: dict(getattr(state, kind)) for kind in ('params', 'batch_stats')}
+    run = trained.load(workdir, step)
+    trees = {kind: dict(tree) for kind, tree in run.variables.items()}
     variables = {kind: tree.pop('encoder') for kind, tree in trees.items()}
-    return Run(config, method.encoder.clone(dtype=np.float32, axis_name=None), variables,
-               {**trees, 'method_state': state.method_state}, int(state.step), data_hash,
-               _results(workdir))
+    return Run(run.config, run.method.encoder, variables,
+               {**trees, 'method_state': run.method_state}, run.step, run.data_hash,
+               _results(pathlib.Path(workdir).expanduser()))
 
 
 def proof_images(size: int) -> np.ndarray:
