@@ -20,15 +20,20 @@ def say(line: str = '') -> None:
         print(line, flush=True)
 
 
+def write_text(path, content: str) -> None:
+    """Writes a file so that a reader finds the old one or the new one, never a part."""
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(content, encoding='utf-8')
+    os.replace(partial, path)
+
+
 def write_json(path, content) -> None:
-    """Writes a JSON file so that a reader finds the old one or the new one, never a part.
+    """Writes a JSON file as `write_text` does.
 
     A number that is not finite is written as null: JSON has no other name for it.
     """
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(_without_nan(content), indent=2, sort_keys=True) + '\n')
-    os.replace(partial, path)
+    write_text(path, json.dumps(_without_nan(content), indent=2, sort_keys=True) + '\n')
 
 
 def write_arrays(path, arrays) -> None:
@@ -65,9 +70,7 @@ class MetricLog:
         path = pathlib.Path(workdir) / 'metrics.jsonl'
         kept = [line for line in read_metrics(workdir) if line['step'] <= start_step]
         self._kept = {(line['step'], frozenset(line)) for line in kept}
-        partial = path.with_name(path.name + '.partial')
-        partial.write_text(''.join(json.dumps(line) + '\n' for line in kept))
-        os.replace(partial, path)
+        write_text(path, ''.join(json.dumps(line) + '\n' for line in kept))
         self._file = path.open('a')
         # Not tensorboardX's SummaryWriter: on a full disk its thread dies, then its queue blocks.
         self._board = EventsWriter(str(path.with_name('events')))

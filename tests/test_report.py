@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mlvicx_jax import log
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.log import write_json
@@ -532,7 +533,7 @@ def test_the_same_run_gives_the_same_bytes_and_a_failed_write_leaves_the_old_pag
 
     def full(*_):
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(page.os, 'replace', full)
+    monkeypatch.setattr(log.os, 'replace', full)
     with pytest.raises(SystemExit, match='can not be written .No space left'):
         command.main([str(folder), '--out', str(out)])
     assert out.read_bytes() == first

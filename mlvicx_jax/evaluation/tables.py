@@ -26,6 +26,7 @@ import numpy as np
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import statistics
 from mlvicx_jax.evaluation.metrics import NO_FINDING
+from mlvicx_jax.log import write_text
 
 PAPER = json.loads(importlib.resources.files(__package__).joinpath('paper_tables.json').read_text())
 NIH = 'nih_chestxray14'
@@ -608,10 +609,7 @@ def write(folder: str | os.PathLike, tables: Sequence[Table]) -> None:
     for table in tables:
         for kind, content in (('md', markdown(table)), ('csv', as_csv(table)),
                               ('html', html(table))):
-            path = folder / f'{table.name}.{kind}'
-            partial = path.with_name(path.name + '.partial')
-            partial.write_text(content, encoding='utf-8')
-            os.replace(partial, path)
+            write_text(folder / f'{table.name}.{kind}', content)
 
 
 def _unique(values: Iterable) -> list:

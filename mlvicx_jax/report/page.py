@@ -1,10 +1,10 @@
 """The page: which sections a run or a grid has, in which order."""
 
-import os
 import pathlib
 
 from mlvicx_jax import __version__
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.log import write_text
 from mlvicx_jax.report import (
     about, classification, grid, pretraining, segmentation, sheets, template, training)
 from mlvicx_jax.report.content import NotRun
@@ -26,11 +26,9 @@ def write(folder: pathlib.Path, out: pathlib.Path) -> None:
         UserError: no run is there, one of its files is damaged, or `out` can not be written.
     """
     html = render(read(folder))
-    partial = out.with_name(out.name + '.partial')
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(html, encoding='utf-8')
-        os.replace(partial, out)
+        write_text(out, html)
     except OSError as error:
         raise UserError(f'{out}: can not be written ({error.strerror}); give another '
                         '--out') from error
