@@ -11,7 +11,6 @@ every seed to `OUT/learning.json`.
 """
 
 import argparse
-import json
 import pathlib
 import subprocess
 import sys
@@ -19,15 +18,15 @@ import sys
 import cv2
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from mlvicx_jax import checkpoint, methods, parallel
 from mlvicx_jax.data import pipeline
+from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.evaluation import frozen, metrics
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.evaluation.probe import linear_probe
 from mlvicx_jax.log import write_json
-from mlvicx_jax.data.opening import open_data
+from mlvicx_jax.workdir import read_config
 
 PIXELS = 32
 
@@ -79,7 +78,7 @@ def pixels(split) -> np.ndarray:
 
 def evaluate(workdir) -> dict[str, dict[str, float]]:
     """{'pretrained' | 'calibrated' | 'uncalibrated' | 'pixels': {question: AUROC}} of a run."""
-    config = ConfigDict(json.loads((pathlib.Path(workdir) / 'config.json').read_text()))
+    config = read_config(pathlib.Path(workdir))
     mesh = parallel.create_mesh(config.batch_size)
     data, method = open_data(config), methods.create(config)
     arguments = config.data.image_size, config.eval.batch_size, mesh

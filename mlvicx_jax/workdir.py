@@ -1,5 +1,6 @@
 """The folder of one run: it belongs to one config, and a resume must bring the same."""
 
+import copy
 import functools
 import hashlib
 import json
@@ -17,15 +18,14 @@ FIXED = ('task', 'protocol', 'method', 'model', 'init', 'views', 'data', 'seed',
          'accumulation', 'dtype')
 # Nor may these when the run is finished: config.json would no more say what results.json is of.
 SETTLED = ('optim', 'early_stopping')
-# Of these: where the files lie, how fast they are read and what is computed twice changes no number.
+# Of all these: where the files lie, how fast they are read and what is computed twice changes no number.
 FREE = ('model.remat', 'data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_workers',
         'data.prefetch')
 
 # Fields that older runs had not, and what they did without them.
 LATER = {'init': '', 'model.zero_init_residual': False, 'task': 'pretrain', 'accumulation': 1,
-         'data.target': [],
-         'data.questions': [], 'data.within': '', 'data.labelled.share': 1.0, 'data.labelled.stratified': False,
-         'data.labelled.by_patient': False, 'optim.frozen': []}
+         'data.target': [], 'data.questions': [], 'data.within': '', 'data.labelled.share': 1.0,
+         'data.labelled.stratified': False, 'data.labelled.by_patient': False, 'optim.frozen': []}
 
 
 def claim(workdir: pathlib.Path, config) -> None:
@@ -80,11 +80,17 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     except (OSError, ValueError) as error:
         raise UserError(f'{path}: can not be read ({error}); is this the --workdir of a run?'
                         ) from error
+    return ConfigDict(with_later(config))
+
+
+def with_later(config: dict) -> dict:
+    """A config.json with the fields of `LATER` that it has not."""
+    config = copy.deepcopy(config)
     for name, value in LATER.items():
         *sections, field = name.split('.')
         section = functools.reduce(lambda tree, part: tree.setdefault(part, {}), sections, config)
         section.setdefault(field, value)
-    return ConfigDict(config)
+    return config
 
 
 def identity(config) -> str:

@@ -37,7 +37,6 @@ from mlvicx_jax.log import duration
 STOPPED = os.EX_TEMPFAIL  # exit code after SIGTERM or Ctrl-C, as that of a training run
 GRACE = 120.0  # seconds that runs get to save before they are killed
 TABLES_EVERY = 30.0  # seconds between two writings of the tables while runs end
-PROTOCOLS = 'frozen', 'finetune'
 # Fields of a run that may differ between two starts of a grid: no number depends on them.
 FREE = (*workdirs.FREE, 'log_every_steps', 'watchdog_seconds', 'checkpoint.every_steps',
         'checkpoint.keep_last', 'checkpoint.keep_every')
@@ -129,7 +128,8 @@ def check(config) -> None:
          all(re.fullmatch(r'[\w.+-]+', name) for name in [*grid.sets, *methods]),
          'letters, digits and . _ + -: folders are called by them'),
         ('grid.protocols', grid.protocols, bool(grid.protocols)
-         and set(grid.protocols) <= set(PROTOCOLS), f'some of {", ".join(PROTOCOLS)}'),
+         and set(grid.protocols) <= set(configs.PROTOCOLS),
+         f'some of {", ".join(configs.PROTOCOLS)}'),
         ('grid.fractions', shares, all(0 < share <= 1 for share in shares),
          'shares above 0, at most 1'),
         ('grid.seeds', grid.seeds, bool(grid.seeds) and len(set(grid.seeds)) == len(grid.seeds)
@@ -207,7 +207,7 @@ def _parse(words: list[str]) -> dict:
     values, words = flags.FlagValues(), ['main.py', *words]
     holder = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=words)
     try:
-        rest = values(words)[1:]
+        values(words)
         found = values[holder.name].value
         configs.check(found)
         return json.loads(found.to_json_best_effort())

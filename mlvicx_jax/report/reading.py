@@ -7,12 +7,11 @@ import pathlib
 import zipfile
 from typing import Any
 
-from flax.traverse_util import flatten_dict, unflatten_dict
 import numpy as np
 
 from mlvicx_jax.errors import UserError, first_line
 from mlvicx_jax.log import read_metrics
-from mlvicx_jax.workdir import LATER
+from mlvicx_jax.workdir import with_later
 
 # Of results.json, without which nothing can be told of a downstream run.
 _NEEDED = {'pretrain': ('step',),
@@ -94,7 +93,7 @@ def read_run(folder: pathlib.Path) -> Run:
     if not all(isinstance(config.get(part), dict) for part in ('data', 'method', 'model', 'eval')):
         raise UserError(f'{folder / "config.json"}: data, method, model or eval is missing; '
                         'restore the file, or run its command again')
-    config = unflatten_dict(LATER | flatten_dict(config, keep_empty_nodes=True, sep='.'), sep='.')
+    config = with_later(config)
     task = config['task']
     if task not in _NEEDED:
         raise UserError(f'{folder / "config.json"}: task is {task!r}; a report is made of '
