@@ -53,8 +53,7 @@ def agree(**facts: str) -> None:
 
 def create_mesh(batch_size: int, eval_batch_size: int = 0,
                 accumulation: int = 1) -> jax.sharding.Mesh:
-    """A one-dimensional mesh over every device, which must divide the global batches and their parts.
-    """
+    """A one-dimensional mesh over every device, which must divide global batches and their parts."""
     count = jax.device_count()
     for field, size in (('batch_size', batch_size), ('eval.batch_size', eval_batch_size)):
         if size % count:

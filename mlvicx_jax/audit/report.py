@@ -30,7 +30,7 @@ def find_folder(text: str, data_dir: pathlib.Path) -> pathlib.Path:
 
 def read_film(split: Split, position: int) -> np.ndarray:
     """The image uint8 [S, S] at a position of the split."""
-    return radiograph.decode_image(split.source[split.records[position]]['image'],
+    return radiograph.decode_image(split.record(position)['image'],
                                    f'record of image {split.image_ids[position]} ({split.name})')
 
 

@@ -54,7 +54,7 @@ def _draw(split: Split, chosen: np.ndarray, label_names: tuple[str, ...], box_na
     figure.text(0.004, 0.995, title, va='top', fontsize=12)
     for k, i in enumerate(chosen):
         top, left = k // COLUMNS * height, k % COLUMNS * width
-        example = split.source[split.records[i]]
+        example = split.record(i)
         tile = cv2.cvtColor(radiograph.resize(read_film(split, i), _TILE), cv2.COLOR_GRAY2RGB)
         if 'mask' in example:
             _outline(tile, example['mask'], label_names, label)

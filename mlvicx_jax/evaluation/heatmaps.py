@@ -137,8 +137,8 @@ def read_boxes(data: RadiographSet, split: Split) -> list[dict[str, np.ndarray]]
     """
     names = tfds.builder_from_directory(data.folder).info.features['bboxes']['label'].names
     boxes = []
-    for record in split.records:
-        found = split.source[record]['bboxes']
+    for position in range(len(split)):
+        found = split.record(position)['bboxes']
         numbers, corners = np.asarray(found['label']), np.reshape(found['bbox'], (-1, 4))
         boxes.append({names[k]: corners[numbers == k] for k in np.unique(numbers)})
     return boxes

@@ -60,8 +60,9 @@ class ResNet18(nn.Module):
       momentum: of the running statistics; 0 keeps those of the last batch alone.
       zero_init_residual: whether each block starts as its shortcut alone (Goyal et al., 2017).
       norm_groups: parts of the global batch with BatchNorm statistics of their own.
-      remat: whether the inside of stem, blocks and bottlenecks (of the encoder alone) is computed once more in the backward
-        pass instead of kept: the same numbers for a third more arithmetic and less memory.
+      remat: whether the inside of stem, blocks and bottlenecks (of the encoder alone) is computed
+        once more in the backward pass instead of kept: the same numbers for a third more arithmetic
+        and less memory.
     """
 
     width: int = 64
