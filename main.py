@@ -33,8 +33,9 @@ def main(_):
         return grid.run(configured, workdir, [sys.executable, os.path.abspath(__file__)])
     config.check(configured)
     # Imported here: worker processes of the data pipeline import this file again and need none.
-    from mlvicx_jax import parallel, preview, train
+    from mlvicx_jax import compilation, parallel, preview, train
     from mlvicx_jax.evaluation import linear
+    compilation.keep_programs()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _PREVIEW.value:
         return preview.preview(configured, _PREVIEW.value)

@@ -1,109 +1,95 @@
-"""What a step of each method costs: images a second, memory, compilation; relative to VICReg.
+"""Our training step, as a contestant of benchmarks.run; also built by benchmarks.parts.
 
-  python -m benchmarks.step [--methods ...] [--batch 64] [--size 224] [--width 64] [--steps 3] [--dtype float32]
-      [--out step.json]
+  python -m benchmarks.step --recipe mlvicx:released [--batch 16] [--size 224] [--dtype float32]
 
-Each method's own recipe, in a process of its own, on random images: the whole step (views, network,
-loss, optimiser, update), without reading data. An image counts once, whatever the number of its views.
-VICReg runs first and last; the two times tell how far the machine drifted in between. Prints a
-Markdown table.
+A step is what train.py runs: the views of the images, network, loss, gradient, optimiser. Images are
+random and already in memory: reading them is measured by benchmarks.parts.
 """
 
-import argparse
+import dataclasses
 import importlib
-import json
-import math
-import resource
-import statistics
-import subprocess
-import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
 
-from configs.quickstart import METHOD as METHODS
+from benchmarks import worker
 from mlvicx_jax import methods, optim, parallel, state as states
-from mlvicx_jax.log import write_json
 from mlvicx_jax.step import make_train_step
 
 LABELS = 15  # of ChestX-ray14
+STEPS = 1000  # of the schedule
 
 
-def measure(name: str, batch: int, size: int, width: int, steps: int, dtype: str) -> dict:
-    """Seconds of the first step, which compiles, and of each after it; peak memory of this process."""
-    config = importlib.import_module(f'configs.{name}').get_config()
-    config.update(batch_size=batch, dtype=dtype)
-    config.data.image_size = size
-    config.model.width = width
-    method = methods.create(config)
-    optimizer = optim.create(config.optim, batch, 100, 1000)
-    mesh = parallel.create_mesh(batch)
-    state = states.create(method, optimizer, 0, parallel.replicated(mesh))
-    rng = np.random.default_rng(0)
-    stored = config.data.stored_size
-    arrays = parallel.to_global({
-        'image': rng.integers(0, 256, (batch, stored, stored, 1), np.uint8),
-        'labels': rng.integers(0, 2, (batch, LABELS), np.uint8)}, mesh)
-    train_step = make_train_step(method, optimizer, mesh, 0, 1000)
-    seconds = []
-    for _ in range(steps + 1):
+@dataclasses.dataclass
+class Step:
+    """A recipe's step, its state and a batch [batch, stored, stored, 1]; calling it makes one step."""
+
+    config: Any
+    mesh: Any
+    method: Any
+    state: states.TrainState
+    arrays: dict[str, jax.Array]
+    compiled: Any
+
+    def __call__(self):
+        """Makes one step to its end; returns its seconds."""
         start = time.perf_counter()
-        state, metrics, _ = train_step(state, arrays)
-        jax.block_until_ready((state, metrics))
-        seconds.append(time.perf_counter() - start)
-    memory = jax.local_devices()[0].memory_stats()
-    peak = (memory['peak_bytes_in_use'] if memory else
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    return {'method': name, 'seconds': seconds[1:], 'first_step': seconds[0],
-            'memory_gb': peak / 1e9, 'device': parallel.device_name()}
+        self.state, metrics, self.out = self.compiled(self.state, self.arrays)
+        jax.block_until_ready((self.state, metrics))
+        return time.perf_counter() - start
 
 
-def table(rows: list[dict], batch: int) -> str:
-    lines = ['| method | images/s | cost relative to VICReg | peak memory, GB | first step, s |',
-             '|---|---|---|---|---|']
-    median = lambda row: statistics.median(row['seconds'])
-    references = [median(row) for row in rows if row['method'] == 'vicreg']
-    for row in rows:
-        lines.append(f'| {row["method"]} | {batch / median(row):.2f} '
-                     f'({batch / max(row["seconds"]):.2f} to {batch / min(row["seconds"]):.2f}) | '
-                     f'{median(row) / statistics.mean(references) if references else math.nan:.2f} | {row["memory_gb"]:.1f} | '
-                     f'{row["first_step"]:.0f} |')
-    return '\n'.join(lines)
+def recipe(name: str):
+    """'mlvicx:released' -> the config that configs/mlvicx.py gives for 'released'."""
+    module, *argument = name.split(':', 1)
+    return importlib.import_module(f'configs.{module}').get_config(*argument)
+
+
+def build(config, batch: int, size: int, stored: int, width: int, dtype: str) -> Step:
+    """The step of `config` at these sizes."""
+    config.update(batch_size=batch, dtype=dtype)
+    config.data.update(image_size=size, stored_size=stored)
+    config.model.width = width
+    mesh = parallel.create_mesh(batch)
+    method = methods.create(config)
+    optimizer = optim.create(config.optim, batch, 100, STEPS)
+    state = states.create(method, optimizer, 0, parallel.replicated(mesh))
+    arrays = parallel.to_global({
+        'image': worker.images(batch, stored),
+        'labels': np.random.default_rng(1).integers(0, 2, (batch, LABELS), np.uint8)}, mesh)
+    compiled = make_train_step(method, optimizer, mesh, 0, STEPS)
+    return Step(config, mesh, method, state, arrays, compiled)
+
+
+def operations(step: Step) -> float:
+    """Floating-point operations of one step by XLA's own count, before its optimisations.
+
+    After them a library's convolution counts as nothing on some devices.
+    """
+    jitted, arguments = step.compiled.func, step.compiled.args
+    return jitted.lower(*arguments, step.state, step.arrays).cost_analysis()['flops']
+
+
+def memory() -> int | None:
+    """Peak bytes of the first device, where it tells them."""
+    statistics = jax.local_devices()[0].memory_stats()
+    return statistics['peak_bytes_in_use'] if statistics else None
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
-    parser.add_argument('--batch', type=int, default=64)
-    parser.add_argument('--size', type=int, default=224)
-    parser.add_argument('--width', type=int, default=64)
-    parser.add_argument('--steps', type=int, default=3)
-    parser.add_argument('--dtype', default='float32')
-    parser.add_argument('--out', default='step.json')
-    parser.add_argument('--measure', choices=METHODS, help=argparse.SUPPRESS)  # one, in this process
-    arguments = parser.parse_args()
-    options = {name: getattr(arguments, name) for name in ('batch', 'size', 'width', 'steps', 'dtype')}
-    if arguments.measure:
-        print(json.dumps(measure(arguments.measure, **options)))
-        return
-    rows = []
-    rivals = [name for name in arguments.methods if name != 'vicreg']
-    for name in ['vicreg', *rivals, 'vicreg']:
-        command = [sys.executable, '-m', 'benchmarks.step', '--measure', name]
-        for option, value in options.items():
-            command += [f'--{option}', str(value)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if done.returncode:  # such as out of memory: the others are measured
-            print(f'{name} failed: {(done.stderr.strip().splitlines() or ["killed"])[-1]}', flush=True)
-            continue
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(json.dumps(rows[-1]), flush=True)
-        write_json(arguments.out, {'options': options, 'rows': rows})
-    if not rows:
-        sys.exit('error: no method could be measured; give a smaller --batch')
-    print(f'\n{rows[0]["device"]}, {options}\n\n{table(rows, arguments.batch)}')
+    parser = worker.parser(__doc__)
+    parser.add_argument('--recipe', default='mlvicx:released', help='NAME or NAME:ARGUMENT of configs/')
+    arguments = vars(parser.parse_args())
+    step = build(recipe(arguments.pop('recipe')), **arguments)
+    first = step()
+    step()
+    worker.serve(
+        {'first_step_s': first, 'device': parallel.device_name(),
+         'versions': {'jax': jax.__version__}, 'operations': operations(step),
+         'parameters': sum(leaf.size for leaf in jax.tree.leaves(step.state.params))},
+        lambda: {'seconds': step()}, memory)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,8 @@
 """The training step computes the same on one device and on four, augmentation included."""
 
+import contextlib
 import dataclasses
+import itertools
 import os
 import socket
 import subprocess
@@ -16,6 +18,8 @@ import pytest
 from conftest import ROOT
 import tiny
 from mlvicx_jax import methods, optim, parallel, rows, state as states
+from mlvicx_jax.data import pipeline
+from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.step import make_train_step
 
@@ -199,6 +203,29 @@ def test_accumulation_runs_on_a_method_that_shuffles_and_takes_less_memory():
         return step.func.lower(*step.args, state, batch).compile().memory_analysis().temp_size_in_bytes
 
     assert memory(4) < 0.5 * memory(1)
+
+
+def test_bfloat16_has_the_loss_of_float32_over_50_steps(data_dir):
+    """On average: two trajectories part by chance, and come back, where a network is this small."""
+    def losses(dtype):
+        config, mesh = tiny.get_config(), mesh_of(1)
+        config.dtype = dtype
+        method = methods.create(config)
+        optimizer = optim.create(config.optim, config.batch_size, 2, 50)
+        state = states.create(method, optimizer, 0, parallel.replicated(mesh))
+        step = make_train_step(method, optimizer, mesh, 0, 50)
+        options = {'size': config.data.stored_size, **config.data.options}
+        split = open_dataset(config.data.name, data_dir, None, options).splits['train']
+        found = []
+        with contextlib.closing(pipeline.train_batches(split, config.batch_size, 0)) as stream:
+            for batch in itertools.islice(stream, 50):
+                arrays = parallel.to_global(
+                    {name: batch[name] for name in ('image', 'labels')}, mesh)
+                state, metrics, _ = step(state, arrays)
+                found.append(float(metrics['loss']))
+        return np.mean(found)
+
+    assert abs(losses('bfloat16') / losses('float32') - 1) < 0.01
 
 
 def test_rows_follow_their_place_in_the_global_batch():

@@ -37,11 +37,16 @@ def passes(network, variables, split, image_size: int, batch_size: int, mesh,
         dict of NumPy arrays of the global batch: `outputs`, `record` (places in the split), `mask`
         (False where an image is filling) and `target`, where the split has one.
     """
+    under_way = None
     for batch in pipeline.eval_batches(split, batch_size, jax.process_index(),
                                        jax.process_count()):
         batch.pop('labels')
-        yield jax.device_get(_outputs(network, variables, parallel.to_global(batch, mesh),
-                                      image_size, mesh, outputs))
+        found = _outputs(network, variables, parallel.to_global(batch, mesh), image_size, mesh,
+                         outputs)
+        if under_way is not None:  # fetched while the next batch is computed
+            yield jax.device_get(under_way)
+        under_way = found
+    yield jax.device_get(under_way)
 
 
 def extract(network, variables, split, image_size: int, batch_size: int, mesh,
