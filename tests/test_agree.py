@@ -1,11 +1,6 @@
 """Two real processes that were not given the same: both end at the start and say what differs."""
 
-import os
-import socket
-import subprocess
-import sys
-
-from conftest import ROOT
+import several
 
 PROGRAM = '''
 import sys
@@ -22,18 +17,7 @@ except UserError as error:
 
 
 def test_processes_that_differ_say_in_what():
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        address = f'127.0.0.1:{free.getsockname()[1]}'
-    environment = os.environ | {'JAX_NUM_CPU_DEVICES': '1', 'PYTHONPATH': str(ROOT)}
-    processes = [subprocess.Popen([sys.executable, '-c', PROGRAM, address, str(i)], text=True,
-                                  env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-                 for i in range(2)]
-    try:
-        for process in processes:
-            said, _ = process.communicate(timeout=120)
-            assert 'refused: the processes of this run do not have the same code: process 1' in said
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    address = several.free_address()
+    _, everyone = several.run(PROGRAM, [(address, i) for i in range(2)], timeout=120)
+    for said in everyone:
+        assert 'refused: the processes of this run do not have the same code: process 1' in said

@@ -1,13 +1,10 @@
 """Of several processes one ends by a mistake of its user: at once, and the others soon after, by its name."""
 
-import os
 import re
 import socket
-import subprocess
-import sys
 import time
 
-from conftest import ROOT
+import several
 from mlvicx_jax.watchdog import STALLED
 
 LIMIT = 4.0  # seconds of the watchdog
@@ -41,25 +38,15 @@ main.run(train)
 
 def end_of(workdir, victims):
     """[(exit code, what was said, seconds from the first end)] of both processes."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        address = f'127.0.0.1:{free.getsockname()[1]}'
-    environment = os.environ | {'JAX_NUM_CPU_DEVICES': '1', 'PYTHONPATH': str(ROOT)}
-    files = [workdir / f'said{i}' for i in range(2)]
-    processes = [subprocess.Popen(
-        [sys.executable, '-c', PROGRAM, address, str(i), workdir, str(LIMIT), victims],
-        env=environment, stdout=file.open('w'), stderr=subprocess.STDOUT) for i, file in enumerate(files)]
+    address, files = several.free_address(), [workdir / f'said{i}' for i in range(2)]
     ended, start = {}, time.monotonic()
-    try:
+    with several.processes(PROGRAM, [(address, i, workdir, LIMIT, victims) for i in range(2)],
+                           outputs=[file.open('w') for file in files]) as processes:
         while len(ended) < 2 and time.monotonic() - start < 240:
             ended |= {i: time.monotonic() for i, process in enumerate(processes)
                       if i not in ended and process.poll() is not None}
             time.sleep(0.05)
         assert len(ended) == 2, [file.read_text()[-3000:] for file in files]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
     return [(process.returncode, file.read_text(), ended[i] - min(ended.values()))
             for i, (process, file) in enumerate(zip(processes, files))]
 

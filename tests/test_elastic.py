@@ -1,17 +1,13 @@
 """A run saved on eight devices goes on, on four, on one, on two processes of two, as if nothing had been."""
 
-import os
 import pathlib
 import shutil
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
-from conftest import ROOT
+import several
 import tiny
 from mlvicx_jax.data import pipeline
 
@@ -63,22 +59,9 @@ def train(data_dir, devices, checkpoints):
 
 def start(folder, data_dir, devices, paths):
     """Exit codes and output of one process for each of `paths`, all of them ended."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        address = f'127.0.0.1:{free.getsockname()[1]}'
-    environment = os.environ | {'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_ENABLE_X64': '1',
-                                'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'}
-    processes = [subprocess.Popen(
-        [sys.executable, '-c', PROGRAM, address, str(len(paths)), str(i), data_dir,
-         folder / 'checkpoints', path], cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i, path in enumerate(paths)]
-    try:
-        said = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [process.returncode for process in processes], said
+    address = several.free_address()
+    return several.run(PROGRAM, [(address, len(paths), i, data_dir, folder / 'checkpoints', path)
+                                 for i, path in enumerate(paths)], devices, JAX_ENABLE_X64='1')
 
 
 def run(folder, data_dir, processes, devices):

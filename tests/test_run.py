@@ -8,7 +8,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
@@ -22,6 +21,7 @@ import pytest
 
 from conftest import ROOT
 from configs import quickstart
+import several
 import tiny
 from mlvicx_jax import methods, optim, parallel, state as states, train
 
@@ -159,9 +159,7 @@ def test_a_run_leaves_its_config_curves_and_results(straight):
 
 
 def run_two(workdir, data_dir):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        address = f'127.0.0.1:{free.getsockname()[1]}'
+    address = several.free_address()
     return [start(workdir, data_dir, f'--coordinator={address}', '--num_processes=2',
                   f'--process_id={i}', JAX_NUM_CPU_DEVICES='2') for i in range(2)]
 

@@ -3,10 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import os
-import socket
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from conftest import ROOT
+import several
 import tiny
 from mlvicx_jax import methods, optim, parallel, rows, state as states
 from mlvicx_jax.data import pipeline
@@ -77,24 +73,12 @@ def test_one_device_is_four(argument, four_devices, data_dir):
 
 
 def test_two_processes_of_two_devices_are_one_of_four(four_devices, data_dir, tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        address = f'127.0.0.1:{free.getsockname()[1]}'
-    environment = os.environ | {'JAX_NUM_CPU_DEVICES': '2', 'JAX_ENABLE_X64': '1',
-                                'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'}
-    processes = [subprocess.Popen(
-        [sys.executable, '-c', PROCESS, address, str(i), data_dir, tmp_path / 'state.npz'],
-        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for i in range(2)]
-    try:
-        said = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in processes] == [0, 0], said
+    address, path = several.free_address(), tmp_path / 'state.npz'
+    codes, said = several.run(PROCESS, [(address, i, data_dir, path) for i in range(2)], devices=2,
+                              JAX_ENABLE_X64='1')
+    assert codes == [0, 0], said
     _, four, metrics, _ = four_devices('')
-    with np.load(tmp_path / 'state.npz') as found:
+    with np.load(path) as found:
         np.testing.assert_allclose(found['loss'], metrics['loss'], rtol=1e-4)
         expected = tiny.leaves(four)
         tiny.assert_close({path: found[path] for path in expected}, expected, 1e-4)

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from conftest import ROOT
+import several
 from mlvicx_jax.watchdog import STALLED
 
 LIMIT = 4.0  # seconds
@@ -38,21 +39,9 @@ with Watchdog(workdir, float(limit)) as watchdog:
 
 
 def start(workdir, count, victim, fate):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        address = f'127.0.0.1:{free.getsockname()[1]}'
-    environment = os.environ | {'JAX_NUM_CPU_DEVICES': '1', 'PYTHONPATH': str(ROOT)}
-    arguments = [str(workdir), str(LIMIT), str(victim), fate]
-    return [subprocess.Popen(
-        [sys.executable, '-c', PROGRAM, address, str(count), str(i), *arguments], text=True,
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i in range(count)]
-
-
-def end(processes):
-    for process in processes:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    address = several.free_address()
+    return several.processes(
+        PROGRAM, [(address, count, i, workdir, LIMIT, victim, fate) for i in range(count)])
 
 
 @pytest.mark.parametrize('count,victim,fate,words', [
@@ -63,25 +52,19 @@ def end(processes):
     (4, 2, 'frozen', 'no sign of life from process 2'),
 ])
 def test_the_others_end_and_name_it(count, victim, fate, words, tmp_path):
-    processes = start(tmp_path, count, victim, fate)
-    try:
+    with start(tmp_path, count, victim, fate) as processes:
         for i, process in enumerate(processes):
             if i != victim:
                 said, _ = process.communicate(timeout=120)
                 assert process.returncode == STALLED, said[-3000:]
                 assert words in said and socket.gethostname() in said, said[-3000:]
                 assert ('most recent call first' in said) == (fate != 'killed'), said[-3000:]
-    finally:
-        end(processes)
     assert not list(tmp_path.rglob('*.partial'))
 
 
 def test_a_run_that_ends_well_leaves_no_sign_of_life(tmp_path):
-    processes = start(tmp_path, 2, 'none', '')
-    try:
+    with start(tmp_path, 2, 'none', '') as processes:
         assert [process.wait(120) for process in processes] == [0, 0]
-    finally:
-        end(processes)
     assert not list(tmp_path.iterdir())
 
 
