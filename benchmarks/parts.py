@@ -12,7 +12,6 @@ Reading: the step on batches of the phantom, which is rendered first, as train.p
 features: images/s of `frozen.extract`, reading included, over the encoder's own on a batch that is there.
 """
 
-import argparse
 import functools
 import json
 import pathlib

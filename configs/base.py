@@ -32,6 +32,7 @@ def get_config():
     config.data.num_threads = 4  # that decode, in this process or in each worker
     config.data.num_workers = 0
     config.data.prefetch = 4  # batches
+    config.data.resident = 'none'  # training images decoded once, into the memory of host or device
 
     # ResNet-18 with context bottlenecks.
     config.model = ConfigDict(dict(

@@ -10,6 +10,7 @@ from mlvicx_jax.errors import UserError
 
 TASKS = 'pretrain', 'classify', 'segment'  # of a run; 'tables' is a grid of them
 PROTOCOLS = 'frozen', 'finetune'
+RESIDENT = 'none', 'host', 'device'  # where decoded training pictures are kept
 
 # What no constructor looks at: (fields, condition, what is expected). Types are ml_collections' own
 # matter, names and options that of the constructors they are passed to.
@@ -30,6 +31,7 @@ _RULES = (
     ('optim.final_factor', lambda v: 0 <= v <= 1, 'a number from 0 to 1'),
     ('eval.split', lambda v: v in ('validation', 'test'), 'validation or test'),
     ('task', lambda v: v in TASKS, f'one of {", ".join(TASKS)}'),
+    ('data.resident', lambda v: v in RESIDENT, f'one of {", ".join(RESIDENT)}'),
     ('optim.name', lambda v: v in optim.NAMES, f'one of {", ".join(optim.NAMES)}'),
     ('dtype data.name data.data_dir method.name', bool, 'a name'),
 )
@@ -97,6 +99,9 @@ def check(config) -> None:
             ('config.early_stopping.patience is set, but pretraining has no validation number to stop '
              'by; make it 0', config.early_stopping.patience and not downstream),
             ('config.data.labelled.share is not 1, but pretraining uses no labels: it sees all images; '
-             'make it 1', config.data.labelled.share != 1 and not downstream)):
+             'make it 1', config.data.labelled.share != 1 and not downstream),
+            (f'config.data.num_workers is set, but config.data.resident={config.data.resident} leaves '
+             'workers nothing to decode; make it 0',
+             config.data.num_workers and config.data.resident != 'none')):
         if contradicts:
             raise UserError(what)

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from mlvicx_jax import __version__, methods, optim, parallel, progress
 from mlvicx_jax import state as states, workdir as workdirs
 from mlvicx_jax.checkpoint import Checkpoints
-from mlvicx_jax.data import pipeline
+from mlvicx_jax.data import pipeline, resident
 from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.data.records import records_hash
 from mlvicx_jax.errors import UserError
@@ -59,6 +59,8 @@ def train(config, workdir) -> int:
                               config.checkpoint.keep_last, config.checkpoint.keep_every, split.hash,
                               records)
     progress.announce(config, workdir, mesh, method, state, data, total_steps)
+    pictures, with_pictures = resident.hold(
+        split, config.data.resident, mesh, config.data.num_threads)
 
     module = importlib.import_module(f'mlvicx_jax.evaluation.{EVALUATIONS[config.task]}')
     evaluation = module.Evaluation(config, workdir, method, data, mesh)
@@ -81,7 +83,7 @@ def train(config, workdir) -> int:
     stream = pipeline.train_batches(
         split, batch_size, config.seed, start_step, jax.process_index(),
         jax.process_count(), config.data.num_threads, config.data.num_workers,
-        config.data.prefetch)
+        config.data.prefetch, pictures)
     log = MetricLog(workdir, start_step)
     if not start_step:
         log.write(0, initial)
@@ -129,8 +131,8 @@ def train(config, workdir) -> int:
                 break
             with meter.waiting():
                 batch = next(stream)
-            arrays = parallel.to_global(
-                {name: array for name, array in batch.items() if name != 'record'}, mesh)
+            arrays = with_pictures(parallel.to_global(
+                {name: array for name, array in batch.items() if name != 'record'}, mesh))
             watchdog.enter(step)
             state, metrics, out = train_step(state, arrays)
             last = step == total_steps

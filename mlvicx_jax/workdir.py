@@ -20,12 +20,13 @@ FIXED = ('task', 'protocol', 'method', 'model', 'init', 'views', 'data', 'seed',
 SETTLED = ('optim', 'early_stopping')
 # Of all these: where the files lie, how fast they are read and what is computed twice changes no number.
 FREE = ('model.remat', 'data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_workers',
-        'data.prefetch')
+        'data.prefetch', 'data.resident')
 
 # Fields that older runs had not, and what they did without them.
 LATER = {'init': '', 'model.zero_init_residual': False, 'task': 'pretrain', 'accumulation': 1,
          'data.target': [], 'data.questions': [], 'data.within': '', 'data.labelled.share': 1.0,
-         'data.labelled.stratified': False, 'data.labelled.by_patient': False, 'optim.frozen': []}
+         'data.labelled.stratified': False, 'data.labelled.by_patient': False, 'optim.frozen': [],
+         'data.resident': 'none'}
 
 
 def claim(workdir: pathlib.Path, config) -> None:

@@ -206,18 +206,45 @@ def test_close_ends_the_threads(data):
     assert threading.active_count() <= before
 
 
-@pytest.mark.parametrize('num_workers', [0, 2])
-def test_leaving_without_close_is_silent(root, data, num_workers):
-    program = (
+def _program(root, num_workers, last=''):
+    """A program that reads one batch of `data`, prints its shape, and runs the line `last`."""
+    path = root / f'program_{num_workers}_{len(last)}.py'
+    path.write_text(
+        'import multiprocessing, time\n'
         'from mlvicx_jax.data import pipeline, source\n'
         'if __name__ == "__main__":\n'
         f'    data = source.open_dataset("nih_chestxray14", {str(root / "data")!r},\n'
         '                               options={"size": 64}, validation_fraction=0.25)\n'
         '    stream = pipeline.train_batches(data.splits["train"], 4, 0, '
         f'num_workers={num_workers})\n'
-        '    print(next(stream)["image"].shape)\n')
-    path = pathlib.Path(root) / f'leave_{num_workers}.py'
-    path.write_text(program)
-    run = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
+        f'    print(next(stream)["image"].shape)\n    {last}\n')
+    return [sys.executable, path]
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_leaving_without_close_is_silent(root, data, num_workers):
+    run = subprocess.run(_program(root, num_workers), capture_output=True, text=True, timeout=60)
     assert run.returncode == 0 and run.stdout.strip() == '(4, 64, 64, 1)'
     assert 'Traceback' not in run.stderr, run.stderr
+
+
+def test_a_killed_process_leaves_no_worker(root, data):
+    """Nobody tells them, and what they wait for never comes."""
+    last = 'print(*(w.pid for w in multiprocessing.active_children()), flush=True); time.sleep(100)'
+    with subprocess.Popen(_program(root, 2, last), stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert len(workers) == 2
+    end = time.monotonic() + 20
+    while left := [pid for pid in workers if _state(pid) not in 'ZX']:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+
+
+def _state(pid):
+    """Its letter in /proc; Z where it has ended and nobody asked how, X where it is gone."""
+    try:
+        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+    except OSError:
+        return 'X'

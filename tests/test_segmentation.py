@@ -105,10 +105,10 @@ def test_without_a_target_batches_and_reads_are_as_before(data, monkeypatch):
     position = len(plain) - 1
     monkeypatch.setattr(pipeline.radiograph, 'decode_image', lambda data, where: (
         plain.image_ids[position] in where and calls.append(1)) or decode(data, where))
-    pipeline._Read(plain)(position)
+    pipeline.decode(plain, position)
     assert len(calls) == 1
     calls.clear()
-    pipeline._Read(data.splits['train'])(position)
+    pipeline.decode(data.splits['train'], position)
     assert len(calls) == 3  # the image, `mask` and, once for heart and lungs, `anatomy`
 
 
@@ -352,7 +352,7 @@ def test_every_image_is_judged_once_at_its_stored_size(evaluated, data):
     apply = jax.jit(lambda image: network.apply(
         variables, augment.standardise(augment.resize(image, 80)), train=False)['logits'])
     for position in range(len(split)):
-        image = pipeline._Read(split)(position)['image']
+        image = pipeline.decode(split, position)['image']
         probability = 1 / (1 + np.exp(-np.float64(apply(image[None])[0])))
         large = cv2.resize(probability, (96, 96), interpolation=cv2.INTER_LINEAR)
         for c, name in enumerate(NAMES):
@@ -411,7 +411,7 @@ def test_samples_are_images_with_their_masks(evaluated, data):
     assert len(ids) == len(set(ids)) == min(8, len(split))
     for i, image_id in enumerate(ids):
         position = split.image_ids.tolist().index(image_id)
-        example = pipeline._Read(split)(position)
+        example = pipeline.decode(split, position)
         np.testing.assert_array_equal(saved['sample_images'][i], example['image'][..., 0])
         np.testing.assert_array_equal(saved['sample_truth'][i], example['target'] > 0)
         np.testing.assert_allclose(

@@ -1,9 +1,12 @@
 """Batches of a split, on the host: random access, decode, batch. Views are made on the device."""
 
 import atexit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import multiprocessing
+import os
+import threading
 import weakref
 
 from absl import flags
@@ -19,7 +22,8 @@ Batch = dict[str, np.ndarray]
 
 def train_batches(split: Split, batch_size: int, seed: int, start_step: int = 0,
                   process_index: int = 0, process_count: int = 1, num_threads: int = 4,
-                  num_workers: int = 0, prefetch: int = 4) -> Iterator[Batch]:
+                  num_workers: int = 0, prefetch: int = 4,
+                  pictures: Callable[[np.ndarray], Batch] | None = None) -> Iterator[Batch]:
     """Yields this process's share of the global batches from `start_step` on, without end.
 
     Every epoch is its own permutation of the split; a batch may span two. Step s is a function of
@@ -32,6 +36,8 @@ def train_batches(split: Split, batch_size: int, seed: int, start_step: int = 0,
         num_threads: threads that decode, in this process or in each worker.
         num_workers: processes that decode; 0 does it in this one.
         prefetch: batches made ahead, in this process or in each worker.
+        pictures: what gives the images and targets of positions [b], as of `resident.hold`; None
+            decodes the records.
 
     Yields:
         image uint8 [b, S, S, 1], labels uint8 [b, L], record int32 [b]: the image's position in
@@ -47,9 +53,8 @@ def train_batches(split: Split, batch_size: int, seed: int, start_step: int = 0,
                         f'{split.name}; lower it')
     stream = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat()
     # An endless list has no remainder; without the flag, grain overflows where `local` is 1.
-    stream = stream.map(_Read(split)).batch(local, drop_remainder=True)
-    stream = stream[process_index::process_count][start_step:]
-    return _start(stream, num_threads, num_workers, prefetch)
+    stream = stream.batch(local, drop_remainder=True)[process_index::process_count][start_step:]
+    return _start(stream.map(_Read(split, pictures)), num_threads, num_workers, prefetch)
 
 
 def eval_batches(split: Split, batch_size: int, process_index: int = 0, process_count: int = 1,
@@ -61,28 +66,41 @@ def eval_batches(split: Split, batch_size: int, process_index: int = 0, process_
     """
     local = _local_size(batch_size, process_count)
     filled = -(-len(split) // batch_size) * batch_size
-    stream = grain.MapDataset.range(filled).map(_ReadOrFill(split)).batch(local)
-    return _start(stream[process_index::process_count], num_threads, num_workers, prefetch)
+    stream = grain.MapDataset.range(filled).batch(local)[process_index::process_count]
+    return _start(stream.map(_ReadOrFill(split)), num_threads, num_workers, prefetch)
+
+
+def decode(split: Split, position: int) -> Batch:
+    """Image uint8 [S, S, 1] and, where the split has one, target uint8 [S, S, k] of a position.
+
+    Raises:
+        UserError: its record is damaged.
+    """
+    where = f'record of image {split.image_ids[position]} ({split.name})'
+    data = split.record(position)
+    pictures = {'image': radiograph.decode_image(data['image'], where)[..., None]}
+    if split.target:
+        masks = {feature: radiograph.decode_image(data[feature], f'{feature} in the {where}')
+                 for feature in {feature for feature, _ in split.target}}
+        pictures['target'] = np.stack([(masks[feature] & bits > 0).astype(np.uint8)
+                                       for feature, bits in split.target], -1)
+    return pictures
 
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-    """Position in the split -> its image, labels and target."""
+    """Positions [b] in the split -> the batch of their pictures and labels."""
     split: Split
+    pictures: Callable[[np.ndarray], Batch] | None = None
 
-    def __call__(self, position: int) -> Batch:
-        split = self.split
-        where = f'record of image {split.image_ids[position]} ({split.name})'
-        data = split.record(position)
-        image = radiograph.decode_image(data['image'], where)
-        example = {'image': image[..., None], 'labels': split.labels[position],
-                   'record': np.int32(position)}
-        if split.target:
-            masks = {feature: radiograph.decode_image(data[feature], f'{feature} in the {where}')
-                     for feature in {feature for feature, _ in split.target}}
-            example['target'] = np.stack([(masks[feature] & bits > 0).astype(np.uint8)
-                                          for feature, bits in split.target], -1)
-        return example
+    def __call__(self, positions: np.ndarray) -> Batch:
+        pictures = (self.pictures or self._decoded)(positions)
+        return pictures | {'labels': self.split.labels[positions],
+                           'record': positions.astype(np.int32)}
+
+    def _decoded(self, positions: np.ndarray) -> Batch:
+        decoded = [decode(self.split, position) for position in positions]
+        return {name: np.stack([pictures[name] for pictures in decoded]) for name in decoded[0]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +108,12 @@ class _ReadOrFill:
     """As `_Read`, and a black image for a position past the end."""
     split: Split
 
-    def __call__(self, position: int) -> Batch:
-        mask = position < len(self.split)
-        example = _Read(self.split)(position if mask else 0)
-        if not mask:
-            example = {key: np.zeros_like(value) for key, value in example.items()}
-            example['record'] = np.int32(-1)
-        return example | {'mask': np.bool_(mask)}
+    def __call__(self, positions: np.ndarray) -> Batch:
+        mask = positions < len(self.split)
+        batch = _Read(self.split)(np.where(mask, positions, 0))
+        for name, array in batch.items():
+            array[~mask] = -1 if name == 'record' else 0
+        return batch | {'mask': mask}
 
 
 def _local_size(batch_size: int, process_count: int) -> int:
@@ -116,10 +133,19 @@ def _start(stream: grain.MapDataset, num_threads: int, num_workers: int,
         if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; outside app.run it raises
             flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(
-            num_workers=num_workers, per_worker_buffer_size=prefetch))
+            num_workers=num_workers, per_worker_buffer_size=prefetch), _end_with_parent)
     batches = _iterate(iter(dataset), copy=num_workers > 0)
     _open.add(batches)
     return batches
+
+
+def _end_with_parent(*_) -> None:
+    """In a worker: sees to it that a process that is killed leaves none behind."""
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _iterate(iterator: grain.DatasetIterator, copy: bool) -> Iterator[Batch]:
