@@ -2,6 +2,7 @@
 
 import functools
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
@@ -13,7 +14,7 @@ from mlvicx_jax import methods
 from mlvicx_jax.models.context import ContextBottleneck, greatest
 from mlvicx_jax.models.heads import MLP, Concatenate, ResizeProjectSum
 from mlvicx_jax.models.norm import AXIS, batch_norm
-from mlvicx_jax.models.resnet import LEVELS, ResNet18
+from mlvicx_jax.models.resnet import LEVELS, ResNet18, max_pool
 
 
 def shapes(tree):
@@ -131,6 +132,18 @@ def test_greatest_is_the_maximum_and_gives_its_gradient_to_one_entry(axis):
     expected = np.zeros_like(y)
     np.put_along_axis(expected, np.expand_dims(np.argmax(y, axis), axis), 1, axis)
     np.testing.assert_array_equal(gradient, expected)
+
+
+@pytest.mark.parametrize('shape', [(2, 8, 6, 3), (1, 7, 5, 2)])
+def test_max_pool_is_that_of_flax_with_its_gradient(shape):
+    """Many equal pixels, as behind a ReLU, and a map of nothing but negative ones."""
+    x = jnp.asarray(np.random.default_rng(0).integers(-9, 3, shape), jnp.float32)
+    x = jnp.concatenate([jnp.maximum(x, 0), -1 - jnp.abs(x)])
+    flax = lambda x: nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    (ours, pull), (expected, pull_expected) = jax.vjp(max_pool, x), jax.vjp(flax, x)
+    np.testing.assert_array_equal(ours, expected)
+    cotangent = jnp.asarray(np.random.default_rng(1).integers(1, 9, ours.shape), jnp.float32)
+    np.testing.assert_array_equal(pull(cotangent)[0], pull_expected(cotangent)[0])
 
 
 @pytest.mark.parametrize('grids', [(112, 56, 28, 14, 7), (40, 20, 10, 5, 3)], ids=str)

@@ -12,10 +12,11 @@ from mlvicx_jax.models.precision import wide
 
 AXIS = 'data'  # the one mesh axis; BatchNorm averages its statistics over it
 EPSILON = 1e-5
+MOMENTUM = 0.9  # of the running statistics; torch's 0.1 is what the batch brings
 
 
-def batch_norm(train: bool, dtype, axis_name: str | None, momentum: float = 0.9, groups: int = 1):
-    """A constructor of BatchNorm layers: epsilon 1e-5, torch momentum 0.1 (= 0.9 here).
+def batch_norm(train: bool, dtype, axis_name: str | None, momentum: float = MOMENTUM, groups: int = 1):
+    """A constructor of BatchNorm layers.
 
     In training the statistics are those of the batch over every device of `axis_name`; with
     `axis_name=None` they are those of the array itself. Running variances are the biased ones.

@@ -4,18 +4,32 @@ Names are chosen so that a PyTorch key is a string substitution away:
 `layer1_0/conv1/kernel` <-> `layer1.0.conv1.weight`, `layer2_0/downsample_0` <-> `layer2.0.downsample.0`.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from mlvicx_jax.models.context import ContextBottleneck
-from mlvicx_jax.models.norm import AXIS, batch_norm
+from mlvicx_jax.models.norm import AXIS, MOMENTUM, batch_norm
 from mlvicx_jax.models.precision import wide
 
 LEVELS = ('stem', 'stage1', 'stage2', 'stage3', 'stage4')
 
 he_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # as torchvision
+
+
+def max_pool(x):
+    """The greatest of 3 x 3 pixels at every second pixel of [b, h, w, c]; -inf around the map.
+
+    Values and gradient, which goes to the first of equal pixels, are those of `nn.max_pool`. That
+    one's gradient is a scatter, which a CPU does one element after another.
+    """
+    height, width = ((size - 1) // 2 + 1 for size in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    shifted = (x[:, i:i + 2 * height - 1:2, j:j + 2 * width - 1:2]
+               for i in range(3) for j in range(3))
+    return functools.reduce(lambda first, then: jnp.where(then > first, then, first), shifted)
 
 
 class BasicBlock(nn.Module):
@@ -70,7 +84,7 @@ class ResNet18(nn.Module):
     reduction: int = 2
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = AXIS
-    momentum: float = 0.9
+    momentum: float = MOMENTUM
     zero_init_residual: bool = False
     norm_groups: int = 1
     remat: bool = False
@@ -96,7 +110,7 @@ class ResNet18(nn.Module):
             return nn.relu(norm(name='bn1')(x))
 
         x = level('stem', stem(self, x))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x)
         for stage in range(4):
             for block in range(2):
                 x = part(BasicBlock)(self.width * 2 ** stage, 2 if stage and not block else 1,
