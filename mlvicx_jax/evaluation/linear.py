@@ -55,14 +55,9 @@ def run(config, workdir) -> int:
     proved = proof(state, config.init)
 
     x = features(config, method.encoder, state.encoder, full, splits, mesh)
-    y = {name: split.labels for name, split in splits.items()}
     log = MetricLog(workdir, 0)
     with contextlib.closing(log):
-        layer, step, validation = fit(config, x, y, data.label_names, log)
-    probes = {'lbfgs': lambda x_: _lbfgs(x['train'], y['train'], splits['train'].patient_ids, x_),
-              'knn': lambda x_: knn(x['train'], y['train'], x_)}
-    scores = {name: {'linear': expit(x[name] @ layer['kernel'] + layer['bias'])} | {
-        head: probe(x[name]) for head, probe in probes.items()} for name in ('validation', 'test')}
+        layer, step, validation, scores = heads(config, x, splits, data.label_names, log)
     found = classification.report(workdir, data, scores)
     state = state.replace(step=jnp.int32(step), params=state.params | {
         'classifier': jax.tree.map(jnp.asarray, layer)})
@@ -117,6 +112,29 @@ def _read(path: pathlib.Path) -> np.ndarray | None:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None  # absent, or damaged: they are computed again
     return found if hashlib.sha256(found.tobytes()).hexdigest() == digest else None
+
+
+def heads(config, x, splits, names, log):
+    """Fits the linear layer, the L-BFGS probe and kNN on the training features.
+
+    Args:
+        x: {split: features [n, d]}.
+        splits: {split: what has `labels` [n, k]; and `patient_ids` [n] in training}.
+        log: see `fit`.
+
+    Returns:
+        What `fit` returns, and {'validation' | 'test': {head: probabilities [n, k]}}.
+    """
+    y = {name: split.labels for name, split in splits.items()}
+    layer, step, validation = fit(config, x, y, names, log)
+    judged = np.concatenate([x['validation'], x['test']])
+    scores = {'linear': expit(judged @ layer['kernel'] + layer['bias']),
+              'lbfgs': _lbfgs(x['train'], y['train'], splits['train'].patient_ids, judged),
+              'knn': knn(x['train'], y['train'], judged)}
+    of_split = lambda part: {head: array[part] for head, array in scores.items()}
+    border = len(x['validation'])
+    return layer, step, validation, {'validation': of_split(slice(border)),
+                                     'test': of_split(slice(border, None))}
 
 
 def fit(config, x, y, names, log) -> tuple[dict[str, np.ndarray], int, float]:
