@@ -22,6 +22,8 @@ import numpy as np
 from mlvicx_jax import checkpoint, methods, parallel
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.data.opening import open_data
+from mlvicx_jax.data.questions import ask
+from mlvicx_jax.data.source import RadiographSet
 from mlvicx_jax.evaluation import frozen, metrics
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.evaluation.probe import linear_probe
@@ -31,38 +33,27 @@ from mlvicx_jax.workdir import read_config
 PIXELS = 32
 
 
-def questions(data) -> dict:
-    """{name: (use, answer)}: bool arrays of each split, by split name.
+def questions(data) -> dict[str, RadiographSet]:
+    """{name: the images that it is asked of, with it as their one label}.
 
     On ChestX-ray14: any finding, AP view, male sex, and one finding inside the images of another;
     on every other set, each finding by itself.
     """
-    names, found = list(data.label_names), {}
-    for split in ('train', 'test'):
-        part = data.splits[split]
-        everything = np.ones(len(part), bool)
-        label = lambda name: part.labels[:, names.index(name)] == 1
-        if data.name == 'nih_chestxray14':
-            found[split] = {
-                'any finding': (everything, ~label('No Finding')),
-                'AP view': (everything, part.view == 'AP'),
-                'male': (everything, part.sex == 'M'),
-                'Edema inside Pneumonia': (label('Pneumonia'), label('Edema')),
-            }
-        else:
-            found[split] = {name: (everything, label(name)) for name in names
-                            if name != metrics.NO_FINDING}
-    return found
+    if data.name == 'nih_chestxray14':
+        return {name: ask(data, (name,)) for name in ('any finding', 'AP view', 'male')} | {
+            'Edema inside Pneumonia': ask(data, ('Edema',), 'Pneumonia')}
+    return {name: ask(data, (name,)) for name in data.label_names if name != metrics.NO_FINDING}
 
 
-def probe_all(train_x, test_x, data) -> dict[str, float]:
-    """AUROC on the test split of a linear probe for each question."""
-    asked, result = questions(data), {}
-    for name, (use, answer) in asked['train'].items():
-        test_use, test_answer = asked['test'][name]
-        scores = linear_probe(train_x[use], answer[use, None].astype(np.uint8),
-                              data.splits['train'].patient_ids[use], test_x[test_use])
-        result[name] = float(auroc(test_answer[test_use, None].astype(np.uint8), scores)[0])
+def probe_all(features: dict[str, np.ndarray], data) -> dict[str, float]:
+    """AUROC on the test split of a linear probe for each question; features [n, d] of each split."""
+    result = {}
+    for name, asked in questions(data).items():
+        train, test = asked.splits['train'], asked.splits['test']
+        x = {split: rows[np.isin(data.splits[split].image_ids, asked.splits[split].image_ids)]
+             for split, rows in features.items()}
+        scores = linear_probe(x['train'], train.labels, train.patient_ids, x['test'])
+        result[name] = float(auroc(test.labels, scores)[0])
     return result
 
 
@@ -82,21 +73,20 @@ def evaluate(workdir) -> dict[str, dict[str, float]]:
     mesh = parallel.create_mesh(config.batch_size)
     data, method = open_data(config), methods.create(config)
     arguments = config.data.image_size, config.eval.batch_size, mesh
-    train, test = data.splits['train'], data.splits['test']
+    splits = {name: data.splits[name] for name in ('train', 'test')}
     trained = checkpoint.restore_encoder(workdir)
     variables, _ = jax.jit(method.init)(jax.random.key(config.seed))
     initial = frozen.initial_readings(
-        method.encoder, {kind: variables[kind]['encoder'] for kind in variables}, train,
-        config.data.image_size, config.batch_size, mesh)
+        method.encoder, {kind: variables[kind]['encoder'] for kind in variables},
+        splits['train'], config.data.image_size, config.batch_size, mesh)
 
     def probe(encoder):
-        features = [frozen.extract(method.encoder, encoder, part, *arguments)
-                    for part in (train, test)]
-        return probe_all(*features, data)
+        return probe_all({name: frozen.extract(method.encoder, encoder, split, *arguments)
+                          for name, split in splits.items()}, data)
 
     found = {'pretrained': probe(trained)}
     found |= {reading: probe(encoder) for reading, encoder in initial.items()}
-    found['pixels'] = probe_all(pixels(train), pixels(test), data)
+    found['pixels'] = probe_all({name: pixels(split) for name, split in splits.items()}, data)
     for values in found.values():
         values['mean'] = float(np.mean(list(values.values())))
     return found

@@ -1,22 +1,26 @@
 """Where the time of a step goes, and what reading the images adds to it.
 
   python -m benchmarks.parts [--recipe mlvicx:released] [--batch 16] [--size 224] [--dtype float32]
-      [--rounds 5] [--patients 60] [--out workdirs/parts.json]
+      [--rounds 5] [--patients 200] [--out workdirs/parts.json]
 
 Each part is compiled for itself and timed after the step, round by round, so that both meet the same
 machine: the views; the loss and its gradient with respect to the embeddings; forward alone. Of a part
 the fastest of four calls counts: a CPU may still be giving back the memory of the step during the first.
 A part that is fused into the step may cost less in it.
 
-Reading: the step on batches of the phantom, which is rendered first, as train.py reads them, for each
-`config.data.resident`; the wait is what the loop spends in `next`, after the first batches. Frozen
-features: images/s of `frozen.extract`, reading included, over the encoder's own on a batch that is there.
+Reading: the batches of a phantom, which is rendered first, as train.py has them made, in a row and with
+no step between them, for each `config.data.resident`. What that takes of a step bounds the wait for
+data. Frozen features: images/s of `frozen.extract`, reading included, over the encoder's own on a batch
+that is there. Utilisation is that of one device.
 """
 
+import contextlib
 import functools
+import itertools
 import json
 import pathlib
 import statistics
+import sys
 import tempfile
 import time
 
@@ -24,8 +28,10 @@ import jax
 
 from benchmarks import ceilings, step as steps, worker
 from mlvicx_jax import parallel
+from mlvicx_jax.config import RESIDENT
 from mlvicx_jax.data import augment, pipeline, resident
 from mlvicx_jax.data.source import open_dataset
+from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import frozen
 from mlvicx_jax.log import write_json
 
@@ -66,24 +72,19 @@ def shares(step: steps.Step, rounds: int) -> dict[str, list[float]]:
     return found
 
 
-def waiting(step: steps.Step, split, where: str, count: int) -> float:
-    """The share of `count` steps that the loop spends waiting for batches."""
-    pictures, with_pictures = resident.hold(split, where, step.mesh, 2)
-    stream = pipeline.train_batches(split, step.config.batch_size, 0, num_threads=2,
-                                    pictures=pictures)
-    waited = total = 0.0
-    for number in range(count + 2):
-        start = time.perf_counter()
-        batch = next(stream)
-        got = time.perf_counter()
-        step.arrays = with_pictures(parallel.to_global(
-            {name: array for name, array in batch.items() if name != 'record'}, step.mesh))
-        step()
-        if number >= 2:
-            waited += got - start
-            total += time.perf_counter() - start
-    stream.close()
-    return waited / total
+def reading(step: steps.Step, split, where: str) -> float:
+    """Seconds of a batch, until it is on the device, when nothing but reading is done."""
+    data, count = step.config.data, 10 * step.config.data.prefetch
+    pictures, with_pictures = resident.hold(split, where, step.mesh, data.num_threads)
+    stream = pipeline.train_batches(split, step.config.batch_size, 0, num_threads=data.num_threads,
+                                    prefetch=data.prefetch, pictures=pictures)
+    with contextlib.closing(stream):
+        for number, batch in enumerate(itertools.islice(stream, data.prefetch + count)):
+            if number == data.prefetch:  # those that were made ahead are gone
+                start = time.perf_counter()
+            jax.block_until_ready(with_pictures(parallel.to_global(
+                {name: array for name, array in batch.items() if name != 'record'}, step.mesh)))
+        return (time.perf_counter() - start) / count
 
 
 def features(step: steps.Step, split, rounds: int) -> list[float]:
@@ -92,10 +93,11 @@ def features(step: steps.Step, split, rounds: int) -> list[float]:
     encoder = step.method.encoder.clone(axis_name=None)
     variables = step.state.encoder
     extract = functools.partial(frozen.extract, encoder, variables, split, size, batch, step.mesh)
-    forward = jax.jit(functools.partial(encoder.apply, variables, train=False))
+    forward = jax.jit(lambda variables, images: encoder.apply(variables, images, train=False)['pooled'])
     images = augment.standardise(augment.resize(step.arrays['image'], size))
-    seconds(forward, images), extract()
-    alone = len(split) / batch * statistics.median(seconds(forward, images) for _ in range(rounds))
+    seconds(forward, variables, images), extract()
+    alone = len(split) / batch * statistics.median(
+        seconds(forward, variables, images) for _ in range(rounds))
     return [alone / seconds(extract) for _ in range(rounds)]
 
 
@@ -103,11 +105,14 @@ def main():
     parser = worker.parser(__doc__)
     parser.add_argument('--recipe', default='mlvicx:released', help='NAME or NAME:ARGUMENT of configs/')
     parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--patients', type=int, default=60, help='of the phantom that is read')
+    parser.add_argument('--patients', type=int, default=200, help='of the phantom that is read')
     parser.add_argument('--out', type=pathlib.Path, default='workdirs/parts.json')
     arguments = parser.parse_args()
-    step = steps.build(steps.recipe(arguments.recipe), arguments.batch, arguments.size,
-                       arguments.stored, arguments.width, arguments.dtype)
+    try:
+        step = steps.build(steps.recipe(arguments.recipe), arguments.batch, arguments.size,
+                           arguments.stored, arguments.width, arguments.dtype)
+    except (UserError, ValueError, ModuleNotFoundError) as error:
+        sys.exit(f'error: {error}')
     found = shares(step, arguments.rounds)
     median = statistics.median(found['step'])
     ceiling = ceilings.measure()
@@ -125,10 +130,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         options = {'patients': arguments.patients, 'size': arguments.stored}
         splits = open_dataset('phantom_cxr', folder, options=options).splits
-        result['wait'] = {}
-        for where in ('none', 'host', 'device'):
-            result['wait'][where] = waiting(step, splits['train'], where, arguments.rounds)
-            print(f'data wait, resident={where}: {result["wait"][where]:.2%} of the step', flush=True)
+        result['reading'] = {}
+        for where in RESIDENT:
+            taken = result['reading'][where] = reading(step, splits['train'], where)
+            print(f'reading a batch, resident={where}: {taken * 1e3:.2g} ms, {taken / median:.2%} of '
+                  'the step', flush=True)
         result['frozen'] = features(step, splits['train'], arguments.rounds)
     print(f'frozen features: {statistics.median(result["frozen"]):.2f} of the encoder\'s own rate '
           f'({min(result["frozen"]):.2f} to {max(result["frozen"]):.2f})')

@@ -9,33 +9,44 @@ two processes on the same device, the step of one after the step of the other, s
 the machine slows both; while one steps the other waits. Every size, batch and dtype has its duels.
 Images/s count an image once, whatever its views, and leave out reading it. A ratio is the median of
 the duel's pairs; brackets hold the least and the greatest of them. What does not fit into memory is
-told and the rest goes on; no duel begins after `--minutes`.
+told and the rest goes on; no duel begins after `--minutes`. The first step counts from the start of
+building network and state; ours compiles anew, torch.compile finds what it left on disk before.
 
 Writes OUT/duels.json (devices, versions, every step's seconds), OUT/duels.md and OUT/duels.png.
 """
 
 import argparse
+import collections
+import importlib.util
 import itertools
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 from configs.quickstart import METHOD
 from mlvicx_jax.log import write_json, write_text
 
 TORCH = 'torch:naive', 'torch:tuned'
-LIMIT = 900  # seconds that a contestant may take to its first step, and for any step
+LIMIT = 300  # seconds that a contestant may take to its first step, and for any step
+PAUSE = 0.3  # seconds after a step, in which a CPU gives back its memory
+
+
+class Failure(Exception):
+    """A contestant that could not step."""
 
 
 class Contestant:
     """A worker process (benchmarks/worker.py) at one size."""
 
     def __init__(self, name: str, size: int, batch: int, dtype: str, stored: int, width: int):
-        self.name = name
+        self.name, self.ready, self.steps = name, {}, []
         variant = name.removeprefix('torch:')
         command = (['benchmarks.torch_reference', '--variant', variant] if name in TORCH else
                    ['benchmarks.step', '--recipe', name])
@@ -44,18 +55,14 @@ class Contestant:
             command += [f'--{option}', str(value)]
         # Two share the device: none may reserve most of its memory.
         environment = os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+        self._complaints = tempfile.TemporaryFile('w+')  # a pipe that nobody reads fills up
         self._process = subprocess.Popen(
             [sys.executable, '-m', *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, env=environment)
-        self.ready = self._answer()
-        self.steps = []
+            stderr=self._complaints, text=True, env=environment)
 
-    def _answer(self) -> dict:
-        line = self._process.stdout.readline()
-        if not line:
-            error = self._process.stderr.read().strip().splitlines()
-            raise Failure(f'{self.name}: {error[-1] if error else "it was killed, perhaps for memory"}')
-        return json.loads(line)
+    def begin(self) -> None:
+        """Waits until it is built and warm."""
+        self.ready = self._answer()
 
     def step(self) -> None:
         try:
@@ -68,17 +75,30 @@ class Contestant:
     def end(self) -> int:
         """Lets it end; returns its peak memory in bytes."""
         self._process.stdin.close()
-        memory = self._answer()['memory_bytes']
-        self._process.wait()
-        return memory
+        return self._answer()['memory_bytes']
 
-    def kill(self):
+    def kill(self) -> None:
         self._process.kill()
         self._process.wait()
 
+    def _answer(self) -> dict:
+        patience = threading.Timer(LIMIT, self._process.kill)
+        patience.start()
+        line = self._process.stdout.readline()
+        patience.cancel()
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise Failure(f'{self.name}: {line.strip() or self._why()}') from None
 
-class Failure(Exception):
-    """A contestant that could not step."""
+    def _why(self) -> str:
+        """Its last error; that of a device that is out of memory has many lines."""
+        self._process.wait()
+        self._complaints.seek(0)
+        lines = self._complaints.read().strip().splitlines()
+        errors = [line for line in lines if re.match(r'[\w.]*([Ee]rror|Exception)\b', line)]
+        return (errors or lines or ['it was killed, for memory or after '
+                                    f'{LIMIT} s without an answer'])[-1]
 
 
 def duel(ours: str, rival: str, rounds: int, **options) -> dict:
@@ -87,9 +107,11 @@ def duel(ours: str, rival: str, rounds: int, **options) -> dict:
     try:
         for name in (ours, rival):
             both.append(Contestant(name, **options))
+            both[-1].begin()
         for _ in range(rounds):
             for contestant in both:
                 contestant.step()
+                time.sleep(PAUSE)
         memory = [contestant.end() for contestant in both]
     finally:
         for contestant in both:
@@ -98,8 +120,9 @@ def duel(ours: str, rival: str, rounds: int, **options) -> dict:
     return {
         **options, 'ratios': [theirs / mine for mine, theirs in zip(*seconds)],
         'contestants': [
-            {'name': contestant.name, 'memory_bytes': peak, **contestant.ready,
-             'steps': contestant.steps,
+            {'name': contestant.name + ' (not compiled)' * (
+                contestant.name == TORCH[1] and not contestant.ready['compiled']),
+             'memory_bytes': peak, **contestant.ready, 'steps': contestant.steps,
              'images_per_second': options['batch'] / statistics.median(taken)}
             for contestant, peak, taken in zip(both, memory, seconds)]}
 
@@ -107,17 +130,20 @@ def duel(ours: str, rival: str, rounds: int, **options) -> dict:
 def table(duels: list[dict]) -> str:
     """A Markdown table, a row for each contestant of each duel."""
     lines = ['| size | batch | dtype | contestant | images/s | ours is ... times as fast | peak memory, '
-             'GB | first step, s | TFLOP/s by XLA\'s count |', '|---|---|---|---|---|---|---|---|---|']
+             'GB | first step, s | of a step its views, s | TFLOP/s by XLA\'s count |',
+             '|---|---|---|---|---|---|---|---|---|---|']
     for found in duels:
         for number, one in enumerate(found['contestants']):
             ratio = f'{statistics.median(found["ratios"]):.2f} ({min(found["ratios"]):.2f} to ' \
                     f'{max(found["ratios"]):.2f})' if number else ''
             seconds = found['batch'] / one['images_per_second']
+            views = [step['parts']['augmentation'] for step in one['steps'] if 'parts' in step]
             rate = f'{one["operations"] / seconds / 1e12:.3g}' if 'operations' in one else ''
             lines.append(
                 f'| {found["size"]} | {found["batch"]} | {found["dtype"]} | {one["name"]} | '
                 f'{one["images_per_second"]:.4g} | {ratio} | {one["memory_bytes"] / 1e9:.2f} | '
-                f'{one["first_step_s"]:.0f} | {rate} |')
+                f'{one["first_step_s"]:.0f} | {f"{statistics.median(views):.2g}" if views else ""} | '
+                f'{rate} |')
     return '\n'.join(lines)
 
 
@@ -130,14 +156,14 @@ def plot(duels: list[dict], title: str, path: pathlib.Path) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False,
                                 layout='constrained')
     for axis, panel in zip(axes[0], panels):
-        points = {}
+        rates = collections.defaultdict(lambda: collections.defaultdict(list))
         for found in duels:
             if (found['size'], found['dtype']) == panel:
                 for one in found['contestants']:
-                    points.setdefault(one['name'], []).append(
-                        (found['batch'], one['images_per_second']))
-        for name, rates in points.items():
-            axis.plot(*zip(*sorted(rates)), 'o-', label=name)
+                    rates[one['name']][found['batch']].append(one['images_per_second'])
+        for name, by_batch in rates.items():  # ours has as many rates at a batch as there are rivals
+            axis.plot(*zip(*sorted((batch, statistics.median(of)) for batch, of in by_batch.items())),
+                      'o-', label=name)
         batches = sorted({found['batch'] for found in duels})
         axis.set(title=f'{panel[0]} px, {panel[1]}', xlabel='batch', ylabel='images/s', xscale='log',
                  ylim=(0, None))
@@ -149,11 +175,22 @@ def plot(duels: list[dict], title: str, path: pathlib.Path) -> None:
     plt.close(figure)
 
 
+def known(name: str) -> str:
+    """`name`, if it is that of a contestant; else argparse tells which there are."""
+    if name not in TORCH and name.split(':')[0] not in METHOD:
+        raise argparse.ArgumentTypeError(
+            f'{name!r} is none of {", ".join((*TORCH, *METHOD))}; a recipe may bring its argument, as '
+            'mlvicx:released does')
+    if name in TORCH and not importlib.util.find_spec('torch'):
+        raise argparse.ArgumentTypeError(f"{name} needs torch: pip install -e '.[export]'")
+    return name
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--ours', default='mlvicx:released', metavar='RECIPE')
-    parser.add_argument('--rivals', nargs='+', default=list(TORCH), metavar='RECIPE')
+    parser.add_argument('--ours', default='mlvicx:released', type=known, metavar='RECIPE')
+    parser.add_argument('--rivals', nargs='+', default=TORCH, metavar='RECIPE', help='or all')
     parser.add_argument('--sizes', type=int, nargs='+', default=[224], help='side of the views, px')
     parser.add_argument('--batches', type=int, nargs='+', default=[16])
     parser.add_argument('--dtypes', nargs='+', default=['float32'], choices=('float32', 'bfloat16'))
@@ -163,9 +200,13 @@ def main():
     parser.add_argument('--minutes', type=float, default=10)
     parser.add_argument('--out', type=pathlib.Path, default='workdirs/benchmark')
     arguments = parser.parse_args()
-    rivals = arguments.rivals
-    if rivals == ['all']:
-        rivals = [name for name in METHOD if name != arguments.ours.split(':')[0]]
+    every = [name for name in METHOD if name != arguments.ours.split(':')[0]]
+    try:
+        rivals = list(map(known, every if arguments.rivals == ['all'] else arguments.rivals))
+    except argparse.ArgumentTypeError as error:
+        parser.error(f'argument --rivals: {error}')
+    if arguments.rounds < 1:
+        parser.error(f'argument --rounds: {arguments.rounds}, expected 1 or more')
     arguments.out.mkdir(parents=True, exist_ok=True)
     end, duels = time.monotonic() + 60 * arguments.minutes, []
     for size, batch, dtype, rival in itertools.product(arguments.sizes, arguments.batches,
@@ -184,7 +225,7 @@ def main():
         print(f'  ratio {statistics.median(duels[-1]["ratios"]):.2f}', flush=True)
         write_json(arguments.out / 'duels.json', duels)
     if not duels:
-        sys.exit('error: no duel could be held; give a smaller --batches')
+        sys.exit('error: no duel could be held; the lines above say why')
     device = duels[0]['contestants'][0]['device']
     content = f'{device}, {arguments.rounds} rounds\n\n{table(duels)}\n'
     write_text(arguments.out / 'duels.md', content)

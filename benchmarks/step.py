@@ -8,6 +8,7 @@ random and already in memory: reading them is measured by benchmarks.parts.
 
 import dataclasses
 import importlib
+import sys
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from benchmarks import worker
 from mlvicx_jax import methods, optim, parallel, state as states
+from mlvicx_jax.errors import UserError
 from mlvicx_jax.step import make_train_step
 
 LABELS = 15  # of ChestX-ray14
@@ -32,6 +34,7 @@ class Step:
     state: states.TrainState
     arrays: dict[str, jax.Array]
     compiled: Any
+    out: Any = None  # what the last step's forward pass returned
 
     def __call__(self):
         """Makes one step to its end; returns its seconds."""
@@ -82,8 +85,13 @@ def main():
     parser = worker.parser(__doc__)
     parser.add_argument('--recipe', default='mlvicx:released', help='NAME or NAME:ARGUMENT of configs/')
     arguments = vars(parser.parse_args())
-    step = build(recipe(arguments.pop('recipe')), **arguments)
-    first = step()
+    started = time.perf_counter()
+    try:
+        step = build(recipe(arguments.pop('recipe')), **arguments)
+    except (UserError, ValueError, ModuleNotFoundError) as error:
+        sys.exit(f'error: {error}')
+    step()
+    first = time.perf_counter() - started
     step()
     worker.serve(
         {'first_step_s': first, 'device': parallel.device_name(),

@@ -6,7 +6,9 @@ One program, that of configs/mlvicx.py:released, written twice. `naive` goes the
 code: levels resized to 64 x 64 before they are projected, covariances of all pairs of features,
 views made one by one on the CPU. `tuned` computes the same with all that PyTorch offers. Views are
 made of one channel in both (the release's three equal ones would only cost more), and weights are
-PyTorch's initial ones: a step costs the same with any. Needs torch and safetensors.
+PyTorch's initial ones: a step costs the same with any. The naive views are made in the step's own process, one
+after the other, and their seconds are told apart: a DataLoader would hide them behind a fast device.
+`torch.compile` runs in its default mode. Needs torch and safetensors.
 """
 
 import collections
@@ -391,7 +393,7 @@ def main():
     program.step()  # what is only found out at a second step, such as memory to be had again
 
     device = torch.cuda.get_device_name() if cuda else f'cpu ({os.cpu_count()} cores)'
-    ready = {'ready': True, 'first_step_s': first_step, 'device': f'1 x {device}',
+    ready = {'first_step_s': first_step, 'device': f'1 x {device}',
              'versions': {'torch': torch.__version__, 'cuda': torch.version.cuda},
              'parameters': sum(leaf.numel() for leaf in program.parameters), 'compiled': compiled}
     worker.serve(ready, program.step, torch.cuda.max_memory_allocated if cuda else lambda: None)

@@ -28,7 +28,7 @@ def images(batch: int, stored: int) -> np.ndarray:
 
 
 def serve(ready: dict, step: Callable[[], dict], memory: Callable[[], int | None]) -> None:
-    """Says `ready`, answers every line of standard input by a step, and at its end tells the memory.
+    """Prints `ready`, answers every line of standard input by a step, and at its end tells the memory.
 
     Args:
         step: makes one step to its end and returns what it took, {'seconds': ...} at least.

@@ -70,7 +70,16 @@ def get_config():
 
 
 def read_options(recipe, argument, defaults, choices):
-    """'name=value,name=value' over `defaults`; `choices` {name: known values} of those that have some."""
+    """The options {name: text} of a recipe's argument 'name=value,name=value'.
+
+    Args:
+        recipe: its path, for the message.
+        defaults: {name: text} of all options.
+        choices: {name: values} of those that have no others.
+
+    Raises:
+        ValueError: an option that is none, without a value, or with one that is not known.
+    """
     options = dict(defaults)
     for option in filter(None, argument.split(',')):
         name, _, value = option.partition('=')

@@ -13,7 +13,6 @@ augmentation nor the greatest number of epochs: Adam at a constant rate; the vie
 configs/supervised.py; 100 epochs.
 """
 
-
 from configs import base, supervised
 
 # Batch, learning rate, number of labels.

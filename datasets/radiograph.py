@@ -116,7 +116,7 @@ def parallel_map(fn: Callable, items: Iterable, workers: int, window: int = 64,
     items = iter(items)
     if processes:
         pool = concurrent.futures.ProcessPoolExecutor(
-            workers, multiprocessing.get_context('spawn'), _end_with_parent)
+            workers, multiprocessing.get_context('spawn'), end_with_parent)
     else:
         pool = concurrent.futures.ThreadPoolExecutor(workers)
     try:
@@ -130,8 +130,11 @@ def parallel_map(fn: Callable, items: Iterable, workers: int, window: int = 64,
         pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Has a worker end when its parent is killed; by itself it would wait for work for ever."""
+def end_with_parent(*_) -> None:
+    """Has a worker end when its parent is killed; by itself it would wait for work for ever.
+
+    An initialiser of worker processes, whatever it is called with.
+    """
     def watch() -> None:
         multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
         os._exit(1)

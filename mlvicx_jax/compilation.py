@@ -12,10 +12,14 @@ def keep_programs() -> None:
     They lie in `mlvicx_jax/compiled` of the user's cache folder ($XDG_CACHE_HOME, else ~/.cache);
     jax's own variable JAX_COMPILATION_CACHE_DIR names another folder, and empty none. jax finds a
     program by all that made it: the traced step, its versions, the devices and the processor. The
-    folder may be deleted at any time.
+    folder grows by a few megabytes with every new recipe and may be deleted at any time. Who has no
+    home, as in some containers, keeps nothing.
     """
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path('~/.cache').expanduser()
+        try:
+            home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path('~/.cache').expanduser()
+        except RuntimeError:
+            return
         jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(home, 'mlvicx_jax', 'compiled')))
     # Not only programs that take a second: a start is made of hundreds of smaller ones.
     if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:

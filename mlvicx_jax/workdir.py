@@ -18,9 +18,10 @@ FIXED = ('task', 'protocol', 'method', 'model', 'init', 'views', 'data', 'seed',
          'accumulation', 'dtype')
 # Nor may these when the run is finished: config.json would no more say what results.json is of.
 SETTLED = ('optim', 'early_stopping')
-# Of all these: where the files lie, how fast they are read and what is computed twice changes no number.
-FREE = ('model.remat', 'data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_workers',
-        'data.prefetch', 'data.resident')
+# Of all these: where the files lie and how fast they are read is the affair of each host.
+OWN = 'data.data_dir', 'data.manual_dir', 'data.num_threads', 'data.num_workers', 'data.prefetch'
+# Nor do these change a number, but all hosts of a run must launch the same programs.
+FREE = 'model.remat', 'data.resident', *OWN
 
 # Fields that older runs had not, and what they did without them.
 LATER = {'init': '', 'model.zero_init_residual': False, 'task': 'pretrain', 'accumulation': 1,
@@ -46,7 +47,7 @@ def claim(workdir: pathlib.Path, config) -> None:
         begun = (workdir / 'metrics.jsonl').exists() or (
             checkpoints.exists() and any(checkpoints.iterdir()))
         if begun and path.exists():
-            changed = differences(LATER | _flat(json.loads(path.read_text())), _flat(new))
+            changed = differences(_flat(with_later(json.loads(path.read_text()))), _flat(new))
             final = FIXED + (SETTLED if (workdir / 'results.json').exists() else ())
             fixed = [line for name, line in changed.items()
                      if name.split('.')[0] in final and name not in FREE]
@@ -97,7 +98,7 @@ def with_later(config: dict) -> dict:
 def identity(config) -> str:
     """The config without what may differ between the hosts of a run."""
     return json.dumps({name: value for name, value in _flat(json.loads(
-        config.to_json_best_effort())).items() if name not in FREE}, sort_keys=True)
+        config.to_json_best_effort())).items() if name not in OWN}, sort_keys=True)
 
 
 def _flat(tree: dict, prefix: str = '') -> dict:

@@ -4,30 +4,48 @@ import os
 import subprocess
 import sys
 
+from mlvicx_jax import compilation
+
 PROGRAM = '''
 from mlvicx_jax.compilation import keep_programs
 keep_programs()
 import jax, jax.numpy as jnp
+missed = []
+jax.monitoring.register_event_listener(
+    lambda event, **_: event == '/jax/compilation_cache/cache_misses' and missed.append(1))
 jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((3, 3))).block_until_ready()
+print('missed', len(missed))
 '''
 
 
 def start(home, **variables):
-    """Runs the program of a user with this cache folder; returns the kept files' names and times."""
+    """Runs the program of a user with this cache folder; what it missed there, and what is there."""
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith(('JAX_COMPILATION', 'JAX_PERSISTENT'))}
-    subprocess.run([sys.executable, '-c', PROGRAM], check=True, timeout=120,
-                   env=environment | {'XDG_CACHE_HOME': str(home)} | variables)
-    return {str(path.relative_to(home)): path.stat().st_mtime_ns for path in home.rglob('*-cache')}
+    ended = subprocess.run(
+        [sys.executable, '-c', PROGRAM], check=True, timeout=120, stdout=subprocess.PIPE, text=True,
+        env=environment | {'XDG_CACHE_HOME': str(home)} | variables)
+    return int(ended.stdout.split('missed')[1]), [
+        str(path.relative_to(home)) for path in home.rglob('*-cache')]
 
 
 def test_a_second_start_compiles_nothing(tmp_path):
-    first = start(tmp_path)
-    assert any(name.startswith('mlvicx_jax/compiled/jit__lambda') for name in first)
-    assert start(tmp_path) == first
+    missed, kept = start(tmp_path)
+    assert missed and any(name.startswith('mlvicx_jax/compiled/jit__lambda') for name in kept)
+    assert start(tmp_path) == (0, kept)
 
 
 def test_the_variable_of_jax_wins(tmp_path):
-    assert not start(tmp_path, JAX_COMPILATION_CACHE_DIR='')
-    assert not [name for name in start(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'other'))
-                if not name.startswith('other/')]
+    assert not start(tmp_path, JAX_COMPILATION_CACHE_DIR='')[1]
+    _, kept = start(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'other'))
+    assert kept and all(name.startswith('other/') for name in kept)
+
+
+def test_who_has_no_home_trains_all_the_same(monkeypatch):
+    def no_home(self):
+        raise RuntimeError('Could not determine home directory.')
+
+    for name in ('JAX_COMPILATION_CACHE_DIR', 'XDG_CACHE_HOME'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(compilation.pathlib.Path, 'expanduser', no_home)
+    compilation.keep_programs()

@@ -4,9 +4,6 @@ import atexit
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
-import multiprocessing
-import os
-import threading
 import weakref
 
 from absl import flags
@@ -133,19 +130,11 @@ def _start(stream: grain.MapDataset, num_threads: int, num_workers: int,
         if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; outside app.run it raises
             flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(
-            num_workers=num_workers, per_worker_buffer_size=prefetch), _end_with_parent)
+            num_workers=num_workers, per_worker_buffer_size=prefetch),
+            radiograph.end_with_parent)
     batches = _iterate(iter(dataset), copy=num_workers > 0)
     _open.add(batches)
     return batches
-
-
-def _end_with_parent(*_) -> None:
-    """In a worker: sees to it that a process that is killed leaves none behind."""
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _iterate(iterator: grain.DatasetIterator, copy: bool) -> Iterator[Batch]:

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 import functools
+import hashlib
 import pathlib
+import socket
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from mlvicx_jax_datasets import radiograph, release
 import numpy as np
@@ -18,8 +21,6 @@ from mlvicx_jax.errors import UserError
 # Of what is free before. The rest is for batches under way, evaluations and other programs; on a
 # device for the step.
 HOST_SHARE, DEVICE_SHARE = 0.5, 0.6
-
-_CGROUP = pathlib.Path('/sys/fs/cgroup')  # of the container, if this is one with a limit
 
 
 def hold(split: Split, where: str, mesh, num_threads: int) -> tuple[Callable | None, Callable]:
@@ -92,9 +93,11 @@ def _gather_on_devices(held: Batch, mesh) -> Callable:
 def _check_size(count: int, picture_bytes: int, where: str, devices) -> None:
     """Raises a UserError where what is free does not suffice for `count` pictures."""
     needed = count * int(picture_bytes)
-    # All is decoded into the host's memory first, which that of a CPU device is, too.
+    # Every process of the host decodes all into its memory first, which that of a CPU device is, too.
     copies = 1 + (where == 'device') * sum(device.platform == 'cpu' for device in devices)
-    places = [("this host's memory", copies * needed, _free_on_host(), HOST_SHARE, "'none'")]
+    sharing = _processes_of_this_host()
+    memory = "this host's memory" + (f', which {sharing} processes share' if sharing > 1 else '')
+    places = [(memory, sharing * copies * needed, _free_on_host(), HOST_SHARE, "'none'")]
     if where == 'device':
         for device in devices:
             stats = device.memory_stats() or {}
@@ -110,17 +113,37 @@ def _check_size(count: int, picture_bytes: int, where: str, devices) -> None:
                 f'that are free in {place}; make it {way_out}')
 
 
-def _free_on_host() -> int:
-    """Bytes that are free on this machine, or in the container (cgroup v2) if that has less.
+def _processes_of_this_host() -> int:
+    """How many processes of this run share this host; each of them must ask."""
+    if jax.process_count() == 1:
+        return 1
+    name = np.frombuffer(hashlib.sha256(socket.gethostname().encode()).digest()[:8], np.uint32)
+    return int((multihost_utils.process_allgather(name) == name).all(-1).sum())
 
-    What takes more than its container's limit is killed without a word. The cache of files counts
-    as free: it gives way.
+
+def _free_on_host() -> int:
+    """Bytes that are free on this machine, or in the containers (cgroup v2) around this process.
+
+    What takes more than the limit of its container, or of its SLURM job, is killed without a word.
+    The cache of files counts as free: it gives way.
     """
-    free = psutil.virtual_memory().available
+    free = [psutil.virtual_memory().available]
+    for folder in _cgroups():
+        try:
+            limit = int((folder / 'memory.max').read_text())
+            used = int((folder / 'memory.current').read_text())
+            stat = dict(line.split() for line in (folder / 'memory.stat').read_text().splitlines())
+        except (OSError, ValueError):  # no limit here, or 'max'
+            continue
+        free.append(limit - used + int(stat['inactive_file']) + int(stat['active_file']))
+    return min(free)
+
+
+def _cgroups() -> list[pathlib.Path]:
+    """The folder of this process's cgroup, and those around it."""
+    root = pathlib.Path('/sys/fs/cgroup')
     try:
-        limit = int((_CGROUP / 'memory.max').read_text())
-        used = int((_CGROUP / 'memory.current').read_text())
-        stat = dict(line.split() for line in (_CGROUP / 'memory.stat').read_text().splitlines())
-    except (OSError, ValueError):  # no container, or one whose limit is 'max'
-        return free
-    return min(free, limit - used + int(stat['inactive_file']) + int(stat['active_file']))
+        own = pathlib.Path('/proc/self/cgroup').read_text().rpartition('0::/')[2].strip()
+    except OSError:
+        own = ''
+    return [root / own, *(folder for folder in (root / own).parents if folder.is_relative_to(root))]

@@ -46,7 +46,8 @@ def passes(network, variables, split, image_size: int, batch_size: int, mesh,
         if under_way is not None:  # fetched while the next batch is computed
             yield jax.device_get(under_way)
         under_way = found
-    yield jax.device_get(under_way)
+    if under_way is not None:
+        yield jax.device_get(under_way)
 
 
 def extract(network, variables, split, image_size: int, batch_size: int, mesh,

@@ -49,11 +49,23 @@ def load(workdir, step: int | None = None) -> Trained:
     state, data_hash = checkpoint.restore_state(workdir, like, step)
     state = jax.device_get(state)  # NumPy arrays, at home on one device and on a mesh
     encoder = method.encoder.clone(dtype=jax.numpy.float32, axis_name=None)
-    results = workdir / 'results.json'
-    names = json.loads(results.read_text()).get('label_names', ()) if results.exists() else ()
+    names = read_results(workdir).get('label_names', ())
     return Trained(config, dataclasses.replace(method, encoder=encoder),
                    {'params': state.params, 'batch_stats': state.batch_stats},
                    state.method_state, tuple(names), int(state.step), data_hash)
+
+
+def read_results(workdir) -> dict:
+    """results.json of a run; {} where it is not finished.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = pathlib.Path(workdir) / 'results.json'
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f'{path}: is not JSON ({error}); restore or remove it') from error
 
 
 def require_classifier(loaded: Trained, init) -> None:

@@ -182,12 +182,8 @@ def _config(run, form, encoder) -> dict:
 
 def _results(workdir) -> dict:
     """results.json of a finished run, else the newest evaluation of a running one."""
-    path = workdir / 'results.json'
-    try:
-        if path.exists():
-            return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f'{path}: is not JSON ({error}); restore or remove it') from error
+    if results := trained.read_results(workdir):
+        return results
     lines = [line for line in read_metrics(workdir) if 'probe/auroc' in line]
     return lines[-1] if lines else {}
 
