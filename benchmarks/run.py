@@ -156,6 +156,7 @@ def plot(duels: list[dict], title: str, path: pathlib.Path) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False,
                                 layout='constrained')
     for axis, panel in zip(axes[0], panels):
+        axis.set_prop_cycle(color=plt.colormaps['tab20'].colors)  # there are twelve methods
         rates = collections.defaultdict(lambda: collections.defaultdict(list))
         for found in duels:
             if (found['size'], found['dtype']) == panel:
