@@ -144,6 +144,9 @@ def test_max_pool_is_that_of_flax_with_its_gradient(shape):
     np.testing.assert_array_equal(ours, expected)
     cotangent = jnp.asarray(np.random.default_rng(1).integers(1, 9, ours.shape), jnp.float32)
     np.testing.assert_array_equal(pull(cotangent)[0], pull_expected(cotangent)[0])
+    spoiled = x.at[0, 2, 3].set(jnp.nan)
+    np.testing.assert_array_equal(max_pool(spoiled), flax(spoiled))
+    assert jnp.isnan(max_pool(spoiled)).any()
 
 
 @pytest.mark.parametrize('grids', [(112, 56, 28, 14, 7), (40, 20, 10, 5, 3)], ids=str)

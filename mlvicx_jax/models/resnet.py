@@ -22,15 +22,15 @@ he_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # as to
 def max_pool(x):
     """The greatest of 3 x 3 pixels at every second pixel of [b, h, w, c]; -inf around the map.
 
-    Values and gradient, which goes to the first of equal pixels, are those of `nn.max_pool`, but that
-    a NaN is passed over unless it is the first of its nine. That one's gradient is a scatter, which a
-    CPU does one element after another.
+    Values, NaN included, and gradient, which goes to the first of equal pixels, are those of
+    `nn.max_pool`. That one's gradient is a scatter, which a CPU does one element after another.
     """
     height, width = ((size - 1) // 2 + 1 for size in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     shifted = (x[:, i:i + 2 * height - 1:2, j:j + 2 * width - 1:2]
                for i in range(3) for j in range(3))
-    return functools.reduce(lambda first, then: jnp.where(then > first, then, first), shifted)
+    return functools.reduce(
+        lambda first, then: jnp.where((then > first) | jnp.isnan(then), then, first), shifted)
 
 
 class BasicBlock(nn.Module):
