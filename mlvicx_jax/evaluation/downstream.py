@@ -34,7 +34,7 @@ class Best:
 
     def resume(self, workdir, start_step: int) -> None:
         """Takes in the evaluations up to `start_step` that a run's metrics.jsonl tells of."""
-        for line in read_metrics(workdir):
+        for line in read_metrics(workdir) if self._monitor else ():
             if self._monitor in line and 0 < line['step'] <= start_step:
                 self.found(line.pop('step'), line)
 
