@@ -17,37 +17,32 @@ SIDE = 4096  # of the matrices
 BYTES = 1 << 29  # that are read, and written
 
 
+def seconds(function, *arguments) -> float:
+    """That a call takes, to the end of its work on the device."""
+    start = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - start
+
+
 def fastest(function, *arguments) -> float:
-    """Seconds of the fastest of ten calls."""
-    compiled = jax.jit(function)
-    jax.block_until_ready(compiled(*arguments))
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def fastest_in_place(function, array) -> float:
-    """The same where the result takes the place of `array`: no memory is asked for on the way."""
-    compiled = jax.jit(function, donate_argnums=0)
-    array = jax.block_until_ready(compiled(array))
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        array = jax.block_until_ready(compiled(array))
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    """Seconds of the fastest of ten calls, after one that compiles."""
+    return min([seconds(function, *arguments) for _ in range(11)][1:])
 
 
 def measure() -> dict:
     """{'float32_flops', 'bfloat16_flops', 'bytes'} a second, and the device."""
-    rates = {}
+    rates, product = {}, jax.jit(jnp.matmul)
     for dtype in ('float32', 'bfloat16'):
         matrix = jnp.ones((SIDE, SIDE), dtype)
-        rates[f'{dtype}_flops'] = 2 * SIDE ** 3 / fastest(jnp.matmul, matrix, matrix)
-    rates['bytes'] = 2 * BYTES / fastest_in_place(lambda x: x + 1, jnp.ones(BYTES // 4, jnp.float32))
+        rates[f'{dtype}_flops'] = 2 * SIDE ** 3 / fastest(product, matrix, matrix)
+    array, add = jnp.ones(BYTES // 4, jnp.float32), jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def add_in_place():  # a result in new memory would cost its pages, too
+        nonlocal array
+        array = add(array)
+        return array
+
+    rates['bytes'] = 2 * BYTES / fastest(add_in_place)
     return {'device': parallel.device_name(), **rates}
 
 

@@ -20,26 +20,19 @@ import itertools
 import json
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 
 import jax
 
-from benchmarks import ceilings, step as steps, worker
+from benchmarks import ceilings, step as steps
+from benchmarks.ceilings import seconds
 from mlvicx_jax import parallel
 from mlvicx_jax.config import RESIDENT
 from mlvicx_jax.data import augment, pipeline, resident
 from mlvicx_jax.data.source import open_dataset
-from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import frozen
 from mlvicx_jax.log import write_json
-
-
-def seconds(function, *arguments) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - start
 
 
 def shares(step: steps.Step, rounds: int) -> dict[str, list[float]]:
@@ -102,17 +95,12 @@ def features(step: steps.Step, split, rounds: int) -> list[float]:
 
 
 def main():
-    parser = worker.parser(__doc__)
-    parser.add_argument('--recipe', default='mlvicx:released', help='NAME or NAME:ARGUMENT of configs/')
+    parser = steps.parser(__doc__)
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--patients', type=int, default=200, help='of the phantom that is read')
     parser.add_argument('--out', type=pathlib.Path, default='workdirs/parts.json')
     arguments = parser.parse_args()
-    try:
-        step = steps.build(steps.recipe(arguments.recipe), arguments.batch, arguments.size,
-                           arguments.stored, arguments.width, arguments.dtype)
-    except (UserError, ValueError, ModuleNotFoundError) as error:
-        sys.exit(f'error: {error}')
+    step = steps.asked(arguments)
     found = shares(step, arguments.rounds)
     median = statistics.median(found['step'])
     ceiling = ceilings.measure()

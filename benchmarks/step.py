@@ -81,15 +81,26 @@ def memory() -> int | None:
     return statistics['peak_bytes_in_use'] if statistics else None
 
 
-def main():
-    parser = worker.parser(__doc__)
-    parser.add_argument('--recipe', default='mlvicx:released', help='NAME or NAME:ARGUMENT of configs/')
-    arguments = vars(parser.parse_args())
-    started = time.perf_counter()
+def parser(description: str):
+    """The options of a contestant, and the recipe."""
+    result = worker.parser(description)
+    result.add_argument('--recipe', default='mlvicx:released', help='NAME or NAME:ARGUMENT of configs/')
+    return result
+
+
+def asked(arguments) -> Step:
+    """The step that the options of `parser` ask for; a mistake in them ends the program."""
     try:
-        step = build(recipe(arguments.pop('recipe')), **arguments)
+        return build(recipe(arguments.recipe), arguments.batch, arguments.size, arguments.stored,
+                     arguments.width, arguments.dtype)
     except (UserError, ValueError, ModuleNotFoundError) as error:
         sys.exit(f'error: {error}')
+
+
+def main():
+    arguments = parser(__doc__).parse_args()
+    started = time.perf_counter()
+    step = asked(arguments)
     step()
     first = time.perf_counter() - started
     step()
