@@ -20,8 +20,18 @@ _COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0 
 _PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes there are.')
 _PROCESS = flags.DEFINE_integer('process_id', None, 'Which of them this is.')
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS,
-        errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
 LAST = 3.0  # seconds by which process 0 is behind the others when it ends by an error
 
 
@@ -30,11 +40,13 @@ def main(_):
     logging.set_verbosity(logging.ERROR)  # Orbax and TFDS report their every step
     if configured.task == 'tables':
         from mlvicx_jax.evaluation import grid
+
         return grid.run(configured, workdir, [sys.executable, os.path.abspath(__file__)])
     config.check(configured)
     # Imported here: worker processes of the data pipeline import this file again and need none.
     from mlvicx_jax import compilation, parallel, preview, train
     from mlvicx_jax.evaluation import linear
+
     compilation.keep_programs()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _PREVIEW.value:
@@ -59,8 +71,10 @@ def run(step, *arguments):
     except OSError as error:
         if error.errno not in DISK:
             raise
-        leave(f'error: {error.filename or "the disk"}: {error.strerror}; free space, mend the '
-              'permissions or give another path, then run the same command')
+        leave(
+            f'error: {error.filename or "the disk"}: {error.strerror}; free space, mend the '
+            'permissions or give another path, then run the same command'
+        )
 
 
 def leave(line: str):

@@ -34,7 +34,7 @@ def measure() -> dict:
     rates, product = {}, jax.jit(jnp.matmul)
     for dtype in ('float32', 'bfloat16'):
         matrix = jnp.ones((SIDE, SIDE), dtype)
-        rates[f'{dtype}_flops'] = 2 * SIDE ** 3 / fastest(product, matrix, matrix)
+        rates[f'{dtype}_flops'] = 2 * SIDE**3 / fastest(product, matrix, matrix)
     array, add = jnp.ones(BYTES // 4, jnp.float32), jax.jit(lambda x: x + 1, donate_argnums=0)
 
     def add_in_place():  # a result in new memory would cost its pages, too

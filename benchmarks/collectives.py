@@ -23,11 +23,13 @@ os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # it shall not ask a cloud whe
 os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
 
 import jax
-from jax.experimental import topologies
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from mlvicx_jax import methods, optim, state as states
+from mlvicx_jax import methods, optim
+from mlvicx_jax import state as states
 from mlvicx_jax.log import write_json
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.step import make_train_step
@@ -36,8 +38,10 @@ LABELS = 15  # of ChestX-ray14
 PURPOSES = 'gradients', 'BatchNorm', 'outputs', 'other'
 
 _KINDS = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute'
-_OPERATION = re.compile(rf'^\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>.+?) (?P<kind>{_KINDS})'
-                        r'(?P<start>-start)?\(')
+_OPERATION = re.compile(
+    rf'^\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>.+?) (?P<kind>{_KINDS})'
+    r'(?P<start>-start)?\('
+)
 _ARRAY = re.compile(r'\b(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\]')
 _COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) \(.*\{$')
 _CALL = re.compile(r'\b(?:body|calls)=%?([\w.\-]+)')
@@ -104,26 +108,26 @@ def parse(program: str, devices: int) -> list[Collective]:
         match = _OPERATION.match(line)
         if not match:
             continue
-        arrays = [(_width(kind), tuple(int(n) for n in shape.split(',') if n))
-                  for kind, shape in _ARRAY.findall(match['result'])]
+        arrays = [
+            (_width(kind), tuple(int(n) for n in shape.split(',') if n))
+            for kind, shape in _ARRAY.findall(match['result'])
+        ]
         if match['start'] and match['kind'] in ('all-gather', 'collective-permute'):
             # Its result is (operands, results, the transfer's own scalars).
             arrays = [array for array in arrays if array[1]]
-            arrays = arrays[len(arrays) // 2:]
+            arrays = arrays[len(arrays) // 2 :]
         group = _GROUP.search(line)
         size = devices if not group else int(group[2] or 1 + group[1].count(','))
         if size == 1:
             continue  # it moves nothing
         source = re.search(r'op_name="([^"]*)"', line)
-        found.append((computation, Collective(
-            match['kind'], tuple(arrays), size, source[1] if source else '')))
+        found.append((computation, Collective(match['kind'], tuple(arrays), size, source[1] if source else '')))
 
     def times(computation):
         caller, trips = calls.get(computation, (None, 1))
         return trips * (times(caller) if caller else 1)
 
-    return [dataclasses.replace(collective, times=times(computation))
-            for computation, collective in found]
+    return [dataclasses.replace(collective, times=times(computation)) for computation, collective in found]
 
 
 def _width(kind: str) -> int:
@@ -141,10 +145,11 @@ def purposes(collective: Collective, outputs: set[tuple[int, ...]]) -> list[str]
     Args:
       outputs: shapes, for the whole batch, of what the method's forward returns.
     """
+
     def purpose(width, shape, source):
         dims = [n for n in shape if n > 1]
         # The TPU compiler may make a bfloat16 all-reduce of what scatters the outputs' gradients.
-        if collective.kind != 'all-reduce' or shape in outputs and width < 4:
+        if collective.kind != 'all-reduce' or (shape in outputs and width < 4):
             return 'outputs'
         if not dims:
             return 'other'
@@ -152,8 +157,7 @@ def purposes(collective: Collective, outputs: set[tuple[int, ...]]) -> list[str]
             return 'BatchNorm'
         return 'BatchNorm' if len(dims) == 1 else 'gradients'
 
-    return [purpose(*array, source)
-            for array, source in zip(collective.arrays, collective.sources)]
+    return [purpose(*array, source) for array, source in zip(collective.arrays, collective.sources)]
 
 
 def summarise(collectives: list[Collective], outputs: set[tuple[int, ...]]) -> dict:
@@ -179,7 +183,8 @@ def devices_of(topology: str, count: int) -> list:
         return jax.devices()[:count]
     try:
         return topologies.get_topology_desc(
-            f'{topology}:{"x".join(map(str, SLICES[topology][count]))}', 'tpu').devices
+            f'{topology}:{"x".join(map(str, SLICES[topology][count]))}', 'tpu'
+        ).devices
     except RuntimeError as error:
         sys.exit(f'error: --topology {topology}: {error}; install libtpu, or compile for cpu')
 
@@ -196,9 +201,10 @@ def lower(config, devices: list, batch: int):
     train_step = make_train_step(method, optimizer, mesh, 0, 1000)
     like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)
     lowered = train_step.func.lower(
-        *map(like, train_step.args), jax.tree.map(like, state),
-        {name: jax.ShapeDtypeStruct(shape, np.uint8, sharding=rows)
-         for name, shape in arrays.items()})
+        *map(like, train_step.args),
+        jax.tree.map(like, state),
+        {name: jax.ShapeDtypeStruct(shape, np.uint8, sharding=rows) for name, shape in arrays.items()},
+    )
     outputs = jax.tree.leaves(lowered.out_info[2])
     return lowered, {tuple(output.shape) for output in outputs}
 
@@ -245,8 +251,10 @@ class Machine:
 
 
 # Chips on each axis. The axes of a v5e slice close to a ring at 16 chips, those of v5p at 4.
-SLICES = {'v5e': {1: (1, 1), 4: (2, 2), 8: (2, 4), 64: (8, 8), 256: (16, 16)},
-          'v5p': {1: (1, 1, 1), 4: (2, 2, 1), 8: (2, 2, 2), 64: (4, 4, 4), 256: (4, 8, 8)}}
+SLICES = {
+    'v5e': {1: (1, 1), 4: (2, 2), 8: (2, 4), 64: (8, 8), 256: (16, 16)},
+    'v5p': {1: (1, 1, 1), 4: (2, 2, 1), 8: (2, 2, 2), 64: (4, 4, 4), 256: (4, 8, 8)},
+}
 HOP = 1e-6  # seconds from a chip to its neighbour
 
 
@@ -260,8 +268,7 @@ def tpu(generation: str, name: str, peak: float, link: float, ring: int) -> Mach
     for count, axes in SLICES[generation].items():
         axes = [length for length in axes if length > 1]
         bandwidth[count] = sum(link * (2 if length >= ring else 1) for length in axes)
-        latency[count] = 2 * HOP * sum(
-            length // 2 if length >= ring else length - 1 for length in axes)
+        latency[count] = 2 * HOP * sum(length // 2 if length >= ring else length - 1 for length in axes)
     return Machine(name, peak, peak / 6, bandwidth, latency)
 
 
@@ -269,13 +276,19 @@ MACHINES = (
     tpu('v5e', 'TPU v5e', 197e12, 4.5e10, 16),
     tpu('v5p', 'TPU v5p', 459e12, 9e10, 4),
     # NCCL's own model of its ring of low latency: 6.6 us and 0.6 us for each of 2 (N - 1) steps.
-    Machine('H100', 989e12, 67e12, {1: 0, 4: 4.5e11, 8: 4.5e11},
-            {1: 0, 4: 6.6e-6 + 6 * 0.6e-6, 8: 6.6e-6 + 14 * 0.6e-6}),
+    Machine(
+        'H100',
+        989e12,
+        67e12,
+        {1: 0, 4: 4.5e11, 8: 4.5e11},
+        {1: 0, 4: 6.6e-6 + 6 * 0.6e-6, 8: 6.6e-6 + 14 * 0.6e-6},
+    ),
 )
 
 
-def predict(machine: Machine, devices: int, table: dict, network: float, loss: float,
-            utilisation: float) -> dict:
+def predict(
+    machine: Machine, devices: int, table: dict, network: float, loss: float, utilisation: float
+) -> dict:
     """Seconds of a step's parts and its efficiency, without any overlap and with gradients hidden.
 
     Efficiency is the share of the step in which a device does work that no other device does too:
@@ -289,16 +302,21 @@ def predict(machine: Machine, devices: int, table: dict, network: float, loss: f
     """
     compute = network / (machine.peak * utilisation)
     replicated = loss / (machine.peak_float32 * utilisation)
-    seconds = {purpose: 0.0 for purpose in PURPOSES}
+    seconds = dict.fromkeys(PURPOSES, 0.0)
     if devices > 1:
         for purpose, row in table.items():
-            seconds[purpose] = (row['wire'] / machine.bandwidth[devices]
-                                + row['operations'] * machine.latency[devices])
+            seconds[purpose] = (
+                row['wire'] / machine.bandwidth[devices] + row['operations'] * machine.latency[devices]
+            )
     exposed = max(0.0, seconds['gradients'] - compute * 2 / 3)
     moved = sum(seconds.values())
-    return {'compute': compute, 'loss': replicated, **seconds,
-            'efficiency': compute / (compute + replicated + moved),
-            'hidden': compute / (compute + replicated + moved - seconds['gradients'] + exposed)}
+    return {
+        'compute': compute,
+        'loss': replicated,
+        **seconds,
+        'efficiency': compute / (compute + replicated + moved),
+        'hidden': compute / (compute + replicated + moved - seconds['gradients'] + exposed),
+    }
 
 
 def load(path: str):
@@ -313,32 +331,45 @@ def megabytes(count: float) -> str:
 
 
 def tables(rows: list[dict], machines: list[Machine]) -> str:
-    lines = ['| devices | batch | operations | MB: ' + ', '.join(PURPOSES)
-             + ' | MB sent by a device | TFLOP of a device: network, loss |', '|' + '---|' * 6]
+    lines = [
+        '| devices | batch | operations | MB: '
+        + ', '.join(PURPOSES)
+        + ' | MB sent by a device | TFLOP of a device: network, loss |',
+        '|' + '---|' * 6,
+    ]
     for row in rows:
         table = row['collectives']
         lines.append(
             f'| {row["devices"]} | {row["batch"]} | '
-            + str(sum(table[p]['operations'] for p in PURPOSES)) + ' | '
-            + ', '.join(megabytes(table[p]['bytes']) for p in PURPOSES) + ' | '
+            + str(sum(table[p]['operations'] for p in PURPOSES))
+            + ' | '
+            + ', '.join(megabytes(table[p]['bytes']) for p in PURPOSES)
+            + ' | '
             + megabytes(sum(table[p]['wire'] for p in PURPOSES))
-            + f' | {row["network_flops"] / 1e12:.3f}, {row["loss_flops"] / 1e12:.3f} |')
-    lines += ['', '| machine | devices | ms: network | loss | gradients | BatchNorm | outputs | '
-              'efficiency | gradients hidden |', '|' + '---|' * 9]
+            + f' | {row["network_flops"] / 1e12:.3f}, {row["loss_flops"] / 1e12:.3f} |'
+        )
+    lines += [
+        '',
+        '| machine | devices | ms: network | loss | gradients | BatchNorm | outputs | '
+        'efficiency | gradients hidden |',
+        '|' + '---|' * 9,
+    ]
     for machine in machines:
         for row in rows:
             if said := row['predicted'].get(machine.name):
                 lines.append(
                     f'| {machine.name} | {row["devices"]} | '
-                    + ' | '.join(f'{1e3 * said[part]:.3g}' for part in
-                                 ('compute', 'loss', 'gradients', 'BatchNorm', 'outputs'))
-                    + f' | {said["efficiency"]:.1%} | {said["hidden"]:.1%} |')
+                    + ' | '.join(
+                        f'{1e3 * said[part]:.3g}'
+                        for part in ('compute', 'loss', 'gradients', 'BatchNorm', 'outputs')
+                    )
+                    + f' | {said["efficiency"]:.1%} | {said["hidden"]:.1%} |'
+                )
     return '\n'.join(lines)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', default='configs/mlvicx.py')
     parser.add_argument('--devices', type=int, nargs='+', default=[1, 4, 8, 64, 256])
     parser.add_argument('--topology', choices=['cpu', *SLICES], default='cpu')
@@ -365,13 +396,20 @@ def main():
         if share not in network:  # on a device of its own: the same whatever the topology
             alone, _ = lower(config, jax.devices()[:1], share)
             network[share] = alone.cost_analysis()['flops'] - loss_flops(config, share)
-        row = {'devices': count, 'batch': size, 'network_flops': network[share],
-               'loss_flops': loss_flops(config, size),
-               'collectives': summarise(collectives, outputs)}
+        row = {
+            'devices': count,
+            'batch': size,
+            'network_flops': network[share],
+            'loss_flops': loss_flops(config, size),
+            'collectives': summarise(collectives, outputs),
+        }
         row['predicted'] = {
-            machine.name: predict(machine, count, row['collectives'], network[share],
-                                  row['loss_flops'], arguments.utilisation)
-            for machine in machines if count in machine.bandwidth}
+            machine.name: predict(
+                machine, count, row['collectives'], network[share], row['loss_flops'], arguments.utilisation
+            )
+            for machine in machines
+            if count in machine.bandwidth
+        }
         rows.append(row)
         write_json(arguments.out, {'arguments': vars(arguments), 'rows': rows})
         print(f'{count} devices: {len(collectives)} collectives', flush=True)

@@ -24,7 +24,8 @@ import sys
 import numpy as np
 from scipy import stats
 
-from configs.quickstart import METHOD as METHODS, get_config
+from configs.quickstart import METHOD as METHODS
+from configs.quickstart import get_config
 from mlvicx_jax.log import read_metrics, write_json
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,8 +37,10 @@ def finished(workdir: pathlib.Path, made_of: dict) -> bool:
     if not (workdir / 'results.json').exists():
         return False
     if json.loads((workdir / 'made_of.json').read_text()) != made_of:
-        sys.exit(f'error: {workdir} was made with another recipe or other options; give another --out, '
-                 'or delete it to have it made again')
+        sys.exit(
+            f'error: {workdir} was made with another recipe or other options; give another --out, '
+            'or delete it to have it made again'
+        )
     return True
 
 
@@ -45,15 +48,27 @@ def run(workdir: pathlib.Path, method: str, seed: int, overrides: list[str], cor
     """One run to its end, on some of the cores; its output is in `output.txt` of its workdir."""
     with open(workdir / 'output.txt', 'a') as output:
         subprocess.run(
-            [sys.executable, ROOT / 'main.py', f'--config={ROOT}/configs/quickstart.py:{method}',
-             f'--workdir={workdir}', *overrides, f'--config.seed={seed}'],
-            check=True, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores))
+            [
+                sys.executable,
+                ROOT / 'main.py',
+                f'--config={ROOT}/configs/quickstart.py:{method}',
+                f'--workdir={workdir}',
+                *overrides,
+                f'--config.seed={seed}',
+            ],
+            check=True,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
 
 
 def run_all(out, methods, seeds, jobs, overrides) -> None:
-    made_of = {method: {'recipe': json.loads(get_config(method).to_json_best_effort()),
-                        'options': overrides} for method in methods}
+    made_of = {
+        method: {'recipe': json.loads(get_config(method).to_json_best_effort()), 'options': overrides}
+        for method in methods
+    }
     free = queue.SimpleQueue()
     for cores in np.array_split(sorted(os.sched_getaffinity(0)), jobs):
         free.put({int(core) for core in cores})
@@ -70,8 +85,12 @@ def run_all(out, methods, seeds, jobs, overrides) -> None:
         print(f'{method} seed {seed} done', flush=True)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        for done in [pool.submit(work, method, seed) for method in methods for seed in seeds
-                     if not finished(out / method / f'seed{seed}', made_of[method])]:
+        for done in [
+            pool.submit(work, method, seed)
+            for method in methods
+            for seed in seeds
+            if not finished(out / method / f'seed{seed}', made_of[method])
+        ]:
             done.result()
 
 
@@ -79,10 +98,15 @@ def read(workdir: pathlib.Path) -> dict[str, float]:
     """What a finished run ended with, and the loss it began with."""
     results = json.loads((workdir / 'results.json').read_text())
     losses = [line['train/loss'] for line in read_metrics(workdir) if 'train/loss' in line]
-    statistics = {kind: min(value for name, value in results.items()
-                            if name.startswith(f'train/{kind}/')) for kind in ('std', 'rankme')}
-    return {name: results[name] for name in READINGS} | statistics | {
-        'first_loss': losses[0], 'loss': losses[-1], 'device': results['device']}
+    statistics = {
+        kind: min(value for name, value in results.items() if name.startswith(f'train/{kind}/'))
+        for kind in ('std', 'rankme')
+    }
+    return (
+        {name: results[name] for name in READINGS}
+        | statistics
+        | {'first_loss': losses[0], 'loss': losses[-1], 'device': results['device']}
+    )
 
 
 def interval(values: np.ndarray) -> str:
@@ -95,8 +119,11 @@ def interval(values: np.ndarray) -> str:
 
 def table(runs: dict[str, list[dict]]) -> str:
     """Markdown, a row for each method, in the order of its mean probe."""
-    lines = ['| method | probe AUROC | minus MLVICX (p) | initial: calibrated, not | kNN | '
-             'loss, first to last logged | least std | least RankMe |', '|---|---|---|---|---|---|---|---|']
+    lines = [
+        '| method | probe AUROC | minus MLVICX (p) | initial: calibrated, not | kNN | '
+        'loss, first to last logged | least std | least RankMe |',
+        '|---|---|---|---|---|---|---|---|',
+    ]
     column = lambda method, name: np.array([run[name] for run in runs[method]])
     for method in sorted(runs, key=lambda m: -column(m, 'probe/auroc').mean()):
         probe, difference = column(method, 'probe/auroc'), ''
@@ -110,13 +137,13 @@ def table(runs: dict[str, list[dict]]) -> str:
             f'| {method} | {interval(probe)} | {difference} | {initial[0]:.3f}, {initial[1]:.3f} | '
             f'{interval(column(method, "knn/auroc"))} | '
             f'{column(method, "first_loss").mean():.3g} to {column(method, "loss").mean():.3g} | '
-            f'{column(method, "std").min():.2g} | {column(method, "rankme").min():.3g} |')
+            f'{column(method, "std").min():.2g} | {column(method, "rankme").min():.3g} |'
+        )
     return '\n'.join(lines)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', required=True, type=pathlib.Path)
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
@@ -124,11 +151,14 @@ def main():
     arguments, overrides = parser.parse_known_args()
     out = arguments.out.absolute()
     run_all(out, arguments.methods, arguments.seeds, arguments.jobs, overrides)
-    runs = {method: [read(out / method / f'seed{seed}') for seed in arguments.seeds]
-            for method in arguments.methods}
+    runs = {
+        method: [read(out / method / f'seed{seed}') for seed in arguments.seeds] for method in arguments.methods
+    }
     text = table(runs)
-    write_json(out / 'compare.json', {'overrides': overrides, 'seeds': arguments.seeds, 'runs': runs,
-                                      'table': text.splitlines()})
+    write_json(
+        out / 'compare.json',
+        {'overrides': overrides, 'seeds': arguments.seeds, 'runs': runs, 'table': text.splitlines()},
+    )
     print(text)
 
 

@@ -1,6 +1,6 @@
 """Draws runs side by side: loss between its reference levels, std, RankMe and the probe.
 
-  python -m benchmarks.curves OUT.png 'label=WORKDIR' ['label=WORKDIR' ...]
+python -m benchmarks.curves OUT.png 'label=WORKDIR' ['label=WORKDIR' ...]
 """
 
 import sys
@@ -9,9 +9,12 @@ from matplotlib.figure import Figure
 
 from mlvicx_jax.log import read_metrics
 
-PANELS = (('train/loss', 'loss'), ('train/std/global', 'std of an embedding feature'),
-          ('train/rankme/global', 'RankMe of the embeddings'),
-          ('probe/auroc', 'probe, mean AUROC'))
+PANELS = (
+    ('train/loss', 'loss'),
+    ('train/std/global', 'std of an embedding feature'),
+    ('train/rankme/global', 'RankMe of the embeddings'),
+    ('probe/auroc', 'probe, mean AUROC'),
+)
 
 
 def draw(path: str, runs: dict[str, str]) -> None:
@@ -24,8 +27,14 @@ def draw(path: str, runs: dict[str, str]) -> None:
         for panel, (key, _) in zip(panels, PANELS):
             points = [(line['step'], line[key]) for line in lines if line.get(key) is not None]
             if points:
-                panel.plot(*zip(*points), color=color, lw=1.4, label=label,
-                           marker='o' if key == 'probe/auroc' else None, ms=3)
+                panel.plot(
+                    *zip(*points),
+                    color=color,
+                    lw=1.4,
+                    label=label,
+                    marker='o' if key == 'probe/auroc' else None,
+                    ms=3,
+                )
         for key, style in (('probe/auroc_init', ':'), ('probe/auroc_init_uncalibrated', '--')):
             if lines and lines[0].get(key) is not None:
                 panels[-1].axhline(lines[0][key], color=color, ls=style, lw=1)
@@ -34,8 +43,15 @@ def draw(path: str, runs: dict[str, str]) -> None:
             if number == 0 and f'train/level/{name}' in levels:
                 value = levels[f'train/level/{name}']
                 panels[0].axhline(value, color='0.4', ls='--', lw=1)
-                panels[0].annotate(name.replace('_', ' '), (0.99, value), color='0.3', fontsize=8,
-                                   xycoords=('axes fraction', 'data'), ha='right', va='bottom')
+                panels[0].annotate(
+                    name.replace('_', ' '),
+                    (0.99, value),
+                    color='0.3',
+                    fontsize=8,
+                    xycoords=('axes fraction', 'data'),
+                    ha='right',
+                    va='bottom',
+                )
     for panel, (_, title) in zip(panels, PANELS):
         panel.set_title(title, fontsize=10)
         panel.set_xlabel('step')

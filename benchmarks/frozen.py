@@ -29,7 +29,23 @@ from mlvicx_jax.log import write_json
 SEEDS = 0, 1, 2
 PARTS = {'train': 0.695, 'validation': 0.077, 'test': 0.228}  # of ChestX-ray14's official lists
 # Shares of its images, Wang et al. 2017; the last is No Finding.
-SHARES = (.103, .025, .119, .177, .052, .056, .013, .047, .042, .021, .022, .015, .030, .002, .538)
+SHARES = (
+    0.103,
+    0.025,
+    0.119,
+    0.177,
+    0.052,
+    0.056,
+    0.013,
+    0.047,
+    0.042,
+    0.021,
+    0.022,
+    0.015,
+    0.030,
+    0.002,
+    0.538,
+)
 IMAGES_OF_A_PATIENT = 3.6
 
 
@@ -66,8 +82,8 @@ def fabricate(images: int, width: int):
     for name, share in PARTS.items():
         count = round(images * share)
         x[name] = rng.standard_normal((count, width), np.float32)
-        strength = x[name] @ direction / width ** 0.5 + rng.standard_normal((count, len(SHARES)))
-        labels = (strength > 2 ** 0.5 * ndtri(1 - np.array(SHARES))).astype(np.uint8)
+        strength = x[name] @ direction / width**0.5 + rng.standard_normal((count, len(SHARES)))
+        labels = (strength > 2**0.5 * ndtri(1 - np.array(SHARES))).astype(np.uint8)
         patients = rng.integers(0, round(count / IMAGES_OF_A_PATIENT), count).astype(str)
         splits[name] = types.SimpleNamespace(labels=labels, patient_ids=patients)
     return x, splits
@@ -77,22 +93,29 @@ def seconds_of_heads(config, x, splits, fraction: float, seed: int) -> float:
     """All of one run but the pass."""
     config.seed = seed
     count = len(x['train'])
-    chosen = np.random.default_rng(seed).permutation(count)[:round(fraction * count)]
-    train = types.SimpleNamespace(labels=splits['train'].labels[chosen],
-                                  patient_ids=splits['train'].patient_ids[chosen])
+    chosen = np.random.default_rng(seed).permutation(count)[: round(fraction * count)]
+    train = types.SimpleNamespace(
+        labels=splits['train'].labels[chosen], patient_ids=splits['train'].patient_ids[chosen]
+    )
     names = (*(f'finding {i}' for i in range(len(SHARES) - 1)), 'No Finding')
     start = time.perf_counter()
-    *_, scores = linear.heads(config, x | {'train': x['train'][chosen]}, splits | {'train': train},
-                              names, NoLog())
+    *_, scores = linear.heads(
+        config, x | {'train': x['train'][chosen]}, splits | {'train': train}, names, NoLog()
+    )
     for head, of_test in scores['test'].items():
-        classification.judge(names, splits['validation'].labels, scores['validation'][head],
-                             splits['test'].labels, of_test, splits['test'].patient_ids)
+        classification.judge(
+            names,
+            splits['validation'].labels,
+            scores['validation'][head],
+            splits['test'].labels,
+            of_test,
+            splits['test'].patient_ids,
+        )
     return time.perf_counter() - start
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--images', type=int, default=112120)
     parser.add_argument('--size', type=int, default=224)
     parser.add_argument('--stored', type=int, default=256)
@@ -107,9 +130,11 @@ def main():
     config.model.width = arguments.width
     rates = images_per_second(config, arguments.rounds)
     one_pass = arguments.images / statistics.median(rates)
-    print(f'{parallel.device_name()}: {statistics.median(rates):.1f} images/s '
-          f'({min(rates):.1f} to {max(rates):.1f}); {arguments.images} images take {one_pass:.0f} s',
-          flush=True)
+    print(
+        f'{parallel.device_name()}: {statistics.median(rates):.1f} images/s '
+        f'({min(rates):.1f} to {max(rates):.1f}); {arguments.images} images take {one_pass:.0f} s',
+        flush=True,
+    )
     x, splits = fabricate(arguments.images, 8 * arguments.width)
     config = classify.get_config('dataset=nih_chestxray14,protocol=frozen')
     rest = {}
@@ -119,9 +144,16 @@ def main():
     total = sum(map(sum, rest.values()))
     print(f'pass {one_pass:.0f} s, the rest {total:.0f} s: {1 + total / one_pass:.2f} times the pass')
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.out, {'device': parallel.device_name(), 'images': arguments.images,
-                               'images_per_second': rates, 'pass': one_pass,
-                               'rest': {str(f): s for f, s in rest.items()}})
+    write_json(
+        arguments.out,
+        {
+            'device': parallel.device_name(),
+            'images': arguments.images,
+            'images_per_second': rates,
+            'pass': one_pass,
+            'rest': {str(f): s for f, s in rest.items()},
+        },
+    )
 
 
 if __name__ == '__main__':

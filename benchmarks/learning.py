@@ -41,7 +41,8 @@ def questions(data) -> dict[str, RadiographSet]:
     """
     if data.name == 'nih_chestxray14':
         return {name: ask(data, (name,)) for name in ('any finding', 'AP view', 'male')} | {
-            'Edema inside Pneumonia': ask(data, ('Edema',), 'Pneumonia')}
+            'Edema inside Pneumonia': ask(data, ('Edema',), 'Pneumonia')
+        }
     return {name: ask(data, (name,)) for name in data.label_names if name != metrics.NO_FINDING}
 
 
@@ -50,8 +51,10 @@ def probe_all(features: dict[str, np.ndarray], data) -> dict[str, float]:
     result = {}
     for name, asked in questions(data).items():
         train, test = asked.splits['train'], asked.splits['test']
-        x = {split: rows[np.isin(data.splits[split].image_ids, asked.splits[split].image_ids)]
-             for split, rows in features.items()}
+        x = {
+            split: rows[np.isin(data.splits[split].image_ids, asked.splits[split].image_ids)]
+            for split, rows in features.items()
+        }
         scores = linear_probe(x['train'], train.labels, train.patient_ids, x['test'])
         result[name] = float(auroc(test.labels, scores)[0])
     return result
@@ -77,12 +80,22 @@ def evaluate(workdir) -> dict[str, dict[str, float]]:
     trained = checkpoint.restore_encoder(workdir)
     variables, _ = jax.jit(method.init)(jax.random.key(config.seed))
     initial = frozen.initial_readings(
-        method.encoder, {kind: variables[kind]['encoder'] for kind in variables},
-        splits['train'], config.data.image_size, config.batch_size, mesh)
+        method.encoder,
+        {kind: variables[kind]['encoder'] for kind in variables},
+        splits['train'],
+        config.data.image_size,
+        config.batch_size,
+        mesh,
+    )
 
     def probe(encoder):
-        return probe_all({name: frozen.extract(method.encoder, encoder, split, *arguments)
-                          for name, split in splits.items()}, data)
+        return probe_all(
+            {
+                name: frozen.extract(method.encoder, encoder, split, *arguments)
+                for name, split in splits.items()
+            },
+            data,
+        )
 
     found = {'pretrained': probe(trained)}
     found |= {reading: probe(encoder) for reading, encoder in initial.items()}
@@ -94,11 +107,16 @@ def evaluate(workdir) -> dict[str, dict[str, float]]:
 
 def table(seeds: list[dict]) -> str:
     """Markdown: mean over seeds (and range) of each question, for the four things probed."""
-    lines = ['| test AUROC | pretrained | initial, calibrated | initial, uncalibrated | '
-             f'{PIXELS} x {PIXELS} pixels | gain over initial, each seed |', '|---|---|---|---|---|---|']
+    lines = [
+        '| test AUROC | pretrained | initial, calibrated | initial, uncalibrated | '
+        f'{PIXELS} x {PIXELS} pixels | gain over initial, each seed |',
+        '|---|---|---|---|---|---|',
+    ]
     for question in seeds[0]['pretrained']:
-        values = {name: np.array([seed[name][question] for seed in seeds])
-                  for name in ('pretrained', 'calibrated', 'uncalibrated', 'pixels')}
+        values = {
+            name: np.array([seed[name][question] for seed in seeds])
+            for name in ('pretrained', 'calibrated', 'uncalibrated', 'pixels')
+        }
         cells = [f'{v.mean():.3f} ({v.min():.3f} to {v.max():.3f})' for v in values.values()]
         gain = ' '.join(f'{x:+.3f}' for x in values['pretrained'] - values['calibrated'])
         lines.append(f'| {question} | {" | ".join(cells)} | {gain} |')
@@ -106,8 +124,7 @@ def table(seeds: list[dict]) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', required=True)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--out', required=True, type=pathlib.Path)
@@ -116,13 +133,30 @@ def main():
     seeds = []
     for seed in arguments.seeds:
         workdir = arguments.out / f'seed{seed}'
-        subprocess.run([sys.executable, root / 'main.py', f'--config={arguments.config}',
-                        f'--workdir={workdir}', *overrides, f'--config.seed={seed}'], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                root / 'main.py',
+                f'--config={arguments.config}',
+                f'--workdir={workdir}',
+                *overrides,
+                f'--config.seed={seed}',
+            ],
+            check=True,
+        )
         seeds.append(evaluate(workdir))
     text = table(seeds)
-    write_json(arguments.out / 'learning.json', {
-        'config': arguments.config, 'overrides': overrides, 'seeds': arguments.seeds,
-        'device': parallel.device_name(), 'results': seeds, 'table': text.splitlines()})
+    write_json(
+        arguments.out / 'learning.json',
+        {
+            'config': arguments.config,
+            'overrides': overrides,
+            'seeds': arguments.seeds,
+            'device': parallel.device_name(),
+            'results': seeds,
+            'table': text.splitlines(),
+        },
+    )
     print(text)
 
 

@@ -25,7 +25,8 @@ import time
 
 import jax
 
-from benchmarks import ceilings, step as steps
+from benchmarks import ceilings
+from benchmarks import step as steps
 from benchmarks.ceilings import seconds
 from mlvicx_jax import parallel
 from mlvicx_jax.config import RESIDENT
@@ -39,19 +40,23 @@ def shares(step: steps.Step, rounds: int) -> dict[str, list[float]]:
     """{part: [part / step of each round]}, and 'step': its seconds."""
     step()
     method = step.method
-    keys = jax.device_put(jax.random.split(jax.random.key(0), step.config.batch_size),
-                          step.arrays['image'].sharding)
+    keys = jax.device_put(
+        jax.random.split(jax.random.key(0), step.config.batch_size), step.arrays['image'].sharding
+    )
     params = {'params': step.state.params, 'batch_stats': step.state.batch_stats}
     views = jax.jit(method.views)
     network = jax.shard_map(
         lambda params, views: method.forward(params, step.state.method_state, views, keys[0])[0],
-        mesh=step.mesh, in_specs=(jax.P(), jax.P('data')), out_specs=jax.P('data'))
-    loss = jax.jit(jax.value_and_grad(
-        lambda out: method.loss(out, step.state.method_state), has_aux=True))
+        mesh=step.mesh,
+        in_specs=(jax.P(), jax.P('data')),
+        out_specs=jax.P('data'),
+    )
+    loss = jax.jit(jax.value_and_grad(lambda out: method.loss(out, step.state.method_state), has_aux=True))
     parts = {
         'views': functools.partial(views, keys, step.arrays),
         'forward': functools.partial(jax.jit(network), params, views(keys, step.arrays)),
-        'loss and its gradient': functools.partial(loss, step.out)}
+        'loss and its gradient': functools.partial(loss, step.out),
+    }
     for part in parts.values():
         seconds(part)
     found = {'step': []} | {name: [] for name in parts}
@@ -69,14 +74,25 @@ def reading(step: steps.Step, split, where: str) -> float:
     """Seconds of a batch, until it is on the device, when nothing but reading is done."""
     data, count = step.config.data, 10 * step.config.data.prefetch
     pictures, with_pictures = resident.hold(split, where, step.mesh, data.num_threads)
-    stream = pipeline.train_batches(split, step.config.batch_size, 0, num_threads=data.num_threads,
-                                    prefetch=data.prefetch, pictures=pictures)
+    stream = pipeline.train_batches(
+        split,
+        step.config.batch_size,
+        0,
+        num_threads=data.num_threads,
+        prefetch=data.prefetch,
+        pictures=pictures,
+    )
     with contextlib.closing(stream):
         for number, batch in enumerate(itertools.islice(stream, data.prefetch + count)):
             if number == data.prefetch:  # those that were made ahead are gone
                 start = time.perf_counter()
-            jax.block_until_ready(with_pictures(parallel.to_global(
-                {name: array for name, array in batch.items() if name != 'record'}, step.mesh)))
+            jax.block_until_ready(
+                with_pictures(
+                    parallel.to_global(
+                        {name: array for name, array in batch.items() if name != 'record'}, step.mesh
+                    )
+                )
+            )
         return (time.perf_counter() - start) / count
 
 
@@ -89,8 +105,7 @@ def features(step: steps.Step, split, rounds: int) -> list[float]:
     forward = jax.jit(lambda variables, images: encoder.apply(variables, images, train=False)['pooled'])
     images = augment.standardise(augment.resize(step.arrays['image'], size))
     seconds(forward, variables, images), extract()
-    alone = len(split) / batch * statistics.median(
-        seconds(forward, variables, images) for _ in range(rounds))
+    alone = len(split) / batch * statistics.median(seconds(forward, variables, images) for _ in range(rounds))
     return [alone / seconds(extract) for _ in range(rounds)]
 
 
@@ -106,26 +121,41 @@ def main():
     ceiling = ceilings.measure()
     operations = steps.operations(step)
     result = {
-        'device': parallel.device_name(), 'jax': jax.__version__, 'options': vars(arguments),
-        'ceilings': ceiling, 'shares': found, 'operations': operations,
-        'utilisation': operations / median / ceiling[f'{arguments.dtype}_flops']}
-    print(f'step {median:.3g} s ({min(found["step"]):.3g} to {max(found["step"]):.3g}), '
-          f'{operations:.3g} operations: {result["utilisation"]:.0%} of a matrix product\'s rate, '
-          f'{ceiling[f"{arguments.dtype}_flops"]:.3g} a second', flush=True)
+        'device': parallel.device_name(),
+        'jax': jax.__version__,
+        'options': vars(arguments),
+        'ceilings': ceiling,
+        'shares': found,
+        'operations': operations,
+        'utilisation': operations / median / ceiling[f'{arguments.dtype}_flops'],
+    }
+    print(
+        f'step {median:.3g} s ({min(found["step"]):.3g} to {max(found["step"]):.3g}), '
+        f"{operations:.3g} operations: {result['utilisation']:.0%} of a matrix product's rate, "
+        f'{ceiling[f"{arguments.dtype}_flops"]:.3g} a second',
+        flush=True,
+    )
     for name, of_rounds in list(found.items())[1:]:
-        print(f'{name}: {statistics.median(of_rounds):.2%} of the step ({min(of_rounds):.2%} to '
-              f'{max(of_rounds):.2%})', flush=True)
+        print(
+            f'{name}: {statistics.median(of_rounds):.2%} of the step ({min(of_rounds):.2%} to '
+            f'{max(of_rounds):.2%})',
+            flush=True,
+        )
     with tempfile.TemporaryDirectory() as folder:
         options = {'patients': arguments.patients, 'size': arguments.stored}
         splits = open_dataset('phantom_cxr', folder, options=options).splits
         result['reading'] = {}
         for where in RESIDENT:
             taken = result['reading'][where] = reading(step, splits['train'], where)
-            print(f'reading a batch, resident={where}: {taken * 1e3:.2g} ms, {taken / median:.2%} of '
-                  'the step', flush=True)
+            print(
+                f'reading a batch, resident={where}: {taken * 1e3:.2g} ms, {taken / median:.2%} of the step',
+                flush=True,
+            )
         result['frozen'] = features(step, splits['train'], arguments.rounds)
-    print(f'frozen features: {statistics.median(result["frozen"]):.2f} of the encoder\'s own rate '
-          f'({min(result["frozen"]):.2f} to {max(result["frozen"]):.2f})')
+    print(
+        f"frozen features: {statistics.median(result['frozen']):.2f} of the encoder's own rate "
+        f'({min(result["frozen"]):.2f} to {max(result["frozen"]):.2f})'
+    )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.out, json.loads(json.dumps(result, default=str)))
 

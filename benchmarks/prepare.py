@@ -80,31 +80,49 @@ def prepare_phantom(root: pathlib.Path, count: int) -> tuple:
     patients = round(count / IMAGES_PER_PATIENT)
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, '-m', 'mlvicx_jax.prepare', '--dataset', 'phantom_cxr', '--data_dir',
-         str(root / 'data'), '--option', f'patients={patients}'], stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True)
+        [
+            sys.executable,
+            '-m',
+            'mlvicx_jax.prepare',
+            '--dataset',
+            'phantom_cxr',
+            '--data_dir',
+            str(root / 'data'),
+            '--option',
+            f'patients={patients}',
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     printed = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f'preparing the phantom failed with status {status}')
     images = sum(int(line.split()[1]) for line in printed.splitlines() if ' images' in line)
     memory = usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 1e6
-    return (f'phantom of {images} images', images, usage.ru_utime + usage.ru_stime,
-            time.perf_counter() - start, f'{memory:.0f} MB')
+    return (
+        f'phantom of {images} images',
+        images,
+        usage.ru_utime + usage.ru_stime,
+        time.perf_counter() - start,
+        f'{memory:.0f} MB',
+    )
 
 
 def device() -> str:
-    names = [line.partition(':')[2].strip() for line in open('/proc/cpuinfo')
-             if line.startswith('model name')] if os.path.exists('/proc/cpuinfo') else []
+    names = (
+        [line.partition(':')[2].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')]
+        if os.path.exists('/proc/cpuinfo')
+        else []
+    )
     return f'{os.cpu_count()} x {names[0] if names else platform.processor()}'
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--films', type=int, default=1000, help='how many 1024 x 1024 PNGs')
-    parser.add_argument('--images', type=int, nargs='*', default=[1000, 10000],
-                        help='sizes of the phantom')
+    parser.add_argument('--images', type=int, nargs='*', default=[1000, 10000], help='sizes of the phantom')
     parser.add_argument('--large', action='store_true', help='also a phantom of 100,000 images')
     args = parser.parse_args()
     load = os.getloadavg()[0]

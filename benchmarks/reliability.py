@@ -50,15 +50,23 @@ class Start:
         self.workdir = out / name
         self._log = out / 'logs' / f'{name}_{number}.txt'
         self._log.parent.mkdir(exist_ok=True)
-        command = [sys.executable, 'main.py', '--config=tests/tiny.py', f'--workdir={self.workdir}',
-                   f'--config.data.data_dir={out / "data"}',
-                   *(f'--config.{field}={value}' for field, value in fields.items())]
-        environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(out / 'compiled'),
-                                    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+        command = [
+            sys.executable,
+            'main.py',
+            '--config=tests/tiny.py',
+            f'--workdir={self.workdir}',
+            f'--config.data.data_dir={out / "data"}',
+            *(f'--config.{field}={value}' for field, value in fields.items()),
+        ]
+        environment = os.environ | {
+            'JAX_COMPILATION_CACHE_DIR': str(out / 'compiled'),
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        }
         self.began = time.monotonic()
         with self._log.open('w') as file:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file,
-                                            stderr=file, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+            )
 
     def said(self) -> str:
         return self._log.read_text()
@@ -115,8 +123,11 @@ def kill_again_and_again(out: pathlib.Path, kills: int, seed: int) -> dict:
         whole = time.monotonic() - straight.began
     problems = [f'two runs in peace: {what}' for what in differences(out / 'straight', out / 'again')]
     reach = 2.5 * SAVE * (whole - start_up) / STEPS
-    print(f'in peace: {whole:.0f} s, first step after {start_up:.0f} s; kills up to {start_up:.0f} s '
-          f'after the launch, or up to {reach:.1f} s after the first step', flush=True)
+    print(
+        f'in peace: {whole:.0f} s, first step after {start_up:.0f} s; kills up to {start_up:.0f} s '
+        f'after the launch, or up to {reach:.1f} s after the first step',
+        flush=True,
+    )
 
     rng = np.random.default_rng(seed)
     dealt, runs, number = [], 0, 0
@@ -127,8 +138,7 @@ def kill_again_and_again(out: pathlib.Path, kills: int, seed: int) -> dict:
         finished = False
         while not finished:
             checkpoints = out / name / 'checkpoints'
-            newest = max((int(p.name) for p in checkpoints.glob('*') if p.name.isdigit()),
-                         default=0)
+            newest = max((int(p.name) for p in checkpoints.glob('*') if p.name.isdigit()), default=0)
             number += 1
             early = rng.random() < 0.5
             seconds = rng.uniform(0, start_up if early else reach) if len(dealt) < kills else None
@@ -142,9 +152,16 @@ def kill_again_and_again(out: pathlib.Path, kills: int, seed: int) -> dict:
                 phase = one.phase()
                 one.process.send_signal(signal.SIGKILL)
                 one.process.wait()
-                dealt.append({'run': runs, 'phase': phase, 'seconds': time.monotonic() - one.began,
-                              'steps': one.steps()[-1:], 'resumed': newest,
-                              'workers': number % WORKER == 0})
+                dealt.append(
+                    {
+                        'run': runs,
+                        'phase': phase,
+                        'seconds': time.monotonic() - one.began,
+                        'steps': one.steps()[-1:],
+                        'resumed': newest,
+                        'workers': number % WORKER == 0,
+                    }
+                )
                 print(f'kill {len(dealt)}: {json.dumps(dealt[-1])}', flush=True)
             elif one.process.returncode:
                 sys.exit(f'error: start {number} failed by itself:\n{one.said()}')
@@ -152,9 +169,15 @@ def kill_again_and_again(out: pathlib.Path, kills: int, seed: int) -> dict:
                 finished = True
             problems += [f'start {number}: {what}' for what in faults(one, newest)]
         problems += [f'{name}: {what}' for what in differences(out / 'straight', out / name)]
-    return {'kills': dealt, 'runs': runs, 'starts': number, 'problems': problems,
-            'seconds': time.monotonic() - began, 'seconds_in_peace': whole,
-            'seconds_to_first_step': start_up}
+    return {
+        'kills': dealt,
+        'runs': runs,
+        'starts': number,
+        'problems': problems,
+        'seconds': time.monotonic() - began,
+        'seconds_in_peace': whole,
+        'seconds_to_first_step': start_up,
+    }
 
 
 def faults(start: Start, newest: int) -> list[str]:
@@ -175,10 +198,13 @@ def faults(start: Start, newest: int) -> list[str]:
 def arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
     """{name: array} of a saved state."""
     reader = ocp.PyTreeCheckpointer()
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-                            reader.metadata(checkpoint).item_metadata.tree)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(
-        reader.restore(checkpoint, restore_args=as_numpy))}
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(checkpoint).item_metadata.tree
+    )
+    return {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(reader.restore(checkpoint, restore_args=as_numpy))
+    }
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
@@ -187,26 +213,43 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     a, b = (arrays(workdir / 'checkpoints' / str(STEPS) / 'state') for workdir in (one, other))
     if a.keys() != b.keys() or len(a) < 100:
         found.append(f'{len(a)} and {len(b)} arrays')
-    found += [f'{name} differs' for name in a.keys() & b.keys()
-              if a[name].tobytes() != b[name].tobytes()]
-    a, b = ([{name: value for name, value in line.items() if not name.startswith('time/')}
-             for line in read_metrics(workdir)] for workdir in (one, other))
+    found += [f'{name} differs' for name in a.keys() & b.keys() if a[name].tobytes() != b[name].tobytes()]
+    a, b = (
+        [
+            {name: value for name, value in line.items() if not name.startswith('time/')}
+            for line in read_metrics(workdir)
+        ]
+        for workdir in (one, other)
+    )
     if a != b or [line['step'] for line in a if 'train/loss' in line] != list(range(1, STEPS + 1)):
         found.append(f'metrics.jsonl differs ({len(a)} and {len(b)} lines)')
     a, b = (json.loads((workdir / 'results.json').read_text()) for workdir in (one, other))
     measured = ('goodput/', 'images_per_second')
-    found += [f'results.json: {name}' for name in a.keys() | b.keys()
-              if not name.startswith(measured) and a.get(name) != b.get(name)]
-    found += [f'{path} is left' for path in other.rglob('*')
-              if 'tmp' in path.name or 'partial' in path.name or 'damaged' in path.name]
+    found += [
+        f'results.json: {name}'
+        for name in a.keys() | b.keys()
+        if not name.startswith(measured) and a.get(name) != b.get(name)
+    ]
+    found += [
+        f'{path} is left'
+        for path in other.rglob('*')
+        if 'tmp' in path.name or 'partial' in path.name or 'damaged' in path.name
+    ]
     return found
 
 
 def soak(out: pathlib.Path, steps: int) -> list[dict]:
     """Samples of one process every `SAMPLE` steps."""
-    start = Start(out, 'soak', {
-        'total_steps': steps, 'log_every_steps': SAMPLE, 'checkpoint.every_steps': 2 * SAMPLE,
-        'eval_every_steps': 10 * SAMPLE})
+    start = Start(
+        out,
+        'soak',
+        {
+            'total_steps': steps,
+            'log_every_steps': SAMPLE,
+            'checkpoint.every_steps': 2 * SAMPLE,
+            'eval_every_steps': 10 * SAMPLE,
+        },
+    )
     proc, samples = pathlib.Path('/proc') / str(start.process.pid), {}
     while start.process.poll() is None:
         step = start.steps()[-1:]
@@ -217,21 +260,28 @@ def soak(out: pathlib.Path, steps: int) -> list[dict]:
                     'step': step[0],
                     'memory': int(re.search(r'VmRSS:\s+(\d+) kB', status)[1]) * 1024 / 1e6,
                     'files': len(os.listdir(proc / 'fd')),
-                    'threads': int(re.search(r'Threads:\s+(\d+)', status)[1])}
+                    'threads': int(re.search(r'Threads:\s+(\d+)', status)[1]),
+                }
             except (OSError, TypeError):  # it has just ended
                 break
         time.sleep(0.05)
     if start.process.wait():
         sys.exit(f'error: the soak failed:\n{start.said()}')
-    seconds = {line['step']: line['time/step_seconds'] for line in read_metrics(start.workdir)
-               if 'time/step_seconds' in line}
+    seconds = {
+        line['step']: line['time/step_seconds']
+        for line in read_metrics(start.workdir)
+        if 'time/step_seconds' in line
+    }
     return [sample | {'milliseconds': 1000 * seconds[step]} for step, sample in samples.items()]
 
 
 # Of the soak: (name, digits, share and number by which the last quarter may exceed the first).
 COLUMNS = {
-    'memory': ('resident memory, MB', 1, 0.03, 0), 'files': ('open files', 1, 0, 1),
-    'threads': ('threads', 1, 0, 1), 'milliseconds': ('step, ms', 1, 0.2, 0)}
+    'memory': ('resident memory, MB', 1, 0.03, 0),
+    'files': ('open files', 1, 0, 1),
+    'threads': ('threads', 1, 0, 1),
+    'milliseconds': ('step, ms', 1, 0.2, 0),
+}
 
 
 def told_kills(seen: dict) -> list[str]:
@@ -239,20 +289,26 @@ def told_kills(seen: dict) -> list[str]:
     with_worker = sum(kill['workers'] for kill in seen['kills'])
     resumed = sum(kill['resumed'] > 0 for kill in seen['kills'])
     return [
-        f'### {len(seen["kills"])} kills', '',
+        f'### {len(seen["kills"])} kills',
+        '',
         f'A run of {STEPS} steps ({duration(seen["seconds_in_peace"])} in peace, of which '
         f'{duration(seen["seconds_to_first_step"])} to the first step) that saves every {SAVE} and '
         f'evaluates every {EVALUATE}, ended by `kill -9` at {len(seen["kills"])} random moments in '
         f'{seen["runs"]} run(s) of {seen["starts"]} starts, {duration(seen["seconds"])} in all. '
         f'{resumed} of the killed starts had a checkpoint to go on from; {with_worker} had a process '
-        'of their own that decodes.', '',
-        '| the kill fell in | kills |', '|---|---|',
-        *(f'| {phase} | {count} |' for phase, count in phases.most_common()), '',
+        'of their own that decodes.',
+        '',
+        '| the kill fell in | kills |',
+        '|---|---|',
+        *(f'| {phase} | {count} |' for phase, count in phases.most_common()),
+        '',
         'Each run came to its end with every array of the last checkpoint, every line of '
         '`metrics.jsonl` but its times, and the numbers of `results.json` the same, bit for bit, as '
         'those of the run in peace. Every start went on from the newest checkpoint and said so; no '
-        'process outlived its start, no half file was left.' if not seen['problems'] else
-        f'**{len(seen["problems"])} problem(s)**: ' + '; '.join(seen['problems'])]
+        'process outlived its start, no half file was left.'
+        if not seen['problems']
+        else f'**{len(seen["problems"])} problem(s)**: ' + '; '.join(seen['problems']),
+    ]
 
 
 def told_soak(samples: list[dict]) -> tuple[list[str], list[str]]:
@@ -260,19 +316,22 @@ def told_soak(samples: list[dict]) -> tuple[list[str], list[str]]:
     last = samples[-1]['step']
     samples = [sample for sample in samples if sample['step'] > last // 4]
     quarters = np.array_split(np.arange(len(samples)), 4)
-    lines = [f'### {last:,} steps in one process', '',
-             f'Sampled every {SAMPLE} steps, a save every {2 * SAMPLE}, an evaluation every '
-             f'{10 * SAMPLE}; the first {last // 4} steps are warm-up and left out. Medians of the '
-             'quarters.', '',
-             '| | first quarter | second | third | last | slope per 1,000 steps |',
-             '|---|---|---|---|---|---|']
+    lines = [
+        f'### {last:,} steps in one process',
+        '',
+        f'Sampled every {SAMPLE} steps, a save every {2 * SAMPLE}, an evaluation every '
+        f'{10 * SAMPLE}; the first {last // 4} steps are warm-up and left out. Medians of the '
+        'quarters.',
+        '',
+        '| | first quarter | second | third | last | slope per 1,000 steps |',
+        '|---|---|---|---|---|---|',
+    ]
     rising = []
     for key, (name, digits, share, number) in COLUMNS.items():
         values = np.array([sample[key] for sample in samples])
         medians = [statistics.median(values[quarter]) for quarter in quarters]
         slope = np.polyfit([sample['step'] / 1000 for sample in samples], values, 1)[0]
-        lines.append(f'| {name} | ' + ' | '.join(f'{m:,.{digits}f}' for m in medians)
-                     + f' | {slope:+.2g} |')
+        lines.append(f'| {name} | ' + ' | '.join(f'{m:,.{digits}f}' for m in medians) + f' | {slope:+.2g} |')
         if medians[-1] > medians[0] * (1 + share) + number:
             rising.append(f'{name}: {medians[0]:.1f} -> {medians[-1]:.1f}')
     lines += ['', 'Flat.' if not rising else '**Not flat**: ' + '; '.join(rising)]
@@ -280,8 +339,7 @@ def told_soak(samples: list[dict]) -> tuple[list[str], list[str]]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=50, help='0 leaves this part out')
     parser.add_argument('--soak-steps', type=int, default=2000, help='0 leaves this part out')
     parser.add_argument('--seed', type=int, default=0, help='of the moments')
@@ -291,9 +349,14 @@ def main():
     for name in ('logs', 'straight', 'again', 'soak', *(path.name for path in out.glob('killed*'))):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    lines = ['## Killed, and soaked', '', f'`python -m benchmarks.reliability --kills {arguments.kills} '
-             f'--soak-steps {arguments.soak_steps} --seed {arguments.seed}`, the tests\' tiny recipe '
-             f'(tests/tiny.py) on {parallel.device_name()}.', '']
+    lines = [
+        '## Killed, and soaked',
+        '',
+        f'`python -m benchmarks.reliability --kills {arguments.kills} '
+        f"--soak-steps {arguments.soak_steps} --seed {arguments.seed}`, the tests' tiny recipe "
+        f'(tests/tiny.py) on {parallel.device_name()}.',
+        '',
+    ]
     record, wrong = {}, []
     if arguments.kills:
         record['kills'] = kill_again_and_again(out, arguments.kills, arguments.seed)

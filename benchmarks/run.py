@@ -48,17 +48,30 @@ class Contestant:
     def __init__(self, name: str, size: int, batch: int, dtype: str, stored: int, width: int):
         self.name, self.ready, self.steps = name, {}, []
         variant = name.removeprefix('torch:')
-        command = (['benchmarks.torch_reference', '--variant', variant] if name in TORCH else
-                   ['benchmarks.step', '--recipe', name])
-        for option, value in (('size', size), ('batch', batch), ('dtype', dtype),
-                              ('stored', stored), ('width', width)):
+        command = (
+            ['benchmarks.torch_reference', '--variant', variant]
+            if name in TORCH
+            else ['benchmarks.step', '--recipe', name]
+        )
+        for option, value in (
+            ('size', size),
+            ('batch', batch),
+            ('dtype', dtype),
+            ('stored', stored),
+            ('width', width),
+        ):
             command += [f'--{option}', str(value)]
         # Two share the device: none may reserve most of its memory.
         environment = os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
         self._complaints = tempfile.TemporaryFile('w+')  # a pipe that nobody reads fills up
         self._process = subprocess.Popen(
-            [sys.executable, '-m', *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._complaints, text=True, env=environment)
+            [sys.executable, '-m', *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            text=True,
+            env=environment,
+        )
 
     def begin(self) -> None:
         """Waits until it is built and warm."""
@@ -97,8 +110,7 @@ class Contestant:
         self._complaints.seek(0)
         lines = self._complaints.read().strip().splitlines()
         errors = [line for line in lines if re.match(r'[\w.]*([Ee]rror|Exception)\b', line)]
-        return (errors or lines or ['it was killed, for memory or after '
-                                    f'{LIMIT} s without an answer'])[-1]
+        return (errors or lines or [f'it was killed, for memory or after {LIMIT} s without an answer'])[-1]
 
 
 def duel(ours: str, rival: str, rounds: int, **options) -> dict:
@@ -118,24 +130,37 @@ def duel(ours: str, rival: str, rounds: int, **options) -> dict:
             contestant.kill()
     seconds = [[step['seconds'] for step in contestant.steps] for contestant in both]
     return {
-        **options, 'ratios': [theirs / mine for mine, theirs in zip(*seconds)],
+        **options,
+        'ratios': [theirs / mine for mine, theirs in zip(*seconds)],
         'contestants': [
-            {'name': contestant.name + ' (not compiled)' * (
-                contestant.name == TORCH[1] and not contestant.ready['compiled']),
-             'memory_bytes': peak, **contestant.ready, 'steps': contestant.steps,
-             'images_per_second': options['batch'] / statistics.median(taken)}
-            for contestant, peak, taken in zip(both, memory, seconds)]}
+            {
+                'name': contestant.name
+                + ' (not compiled)' * (contestant.name == TORCH[1] and not contestant.ready['compiled']),
+                'memory_bytes': peak,
+                **contestant.ready,
+                'steps': contestant.steps,
+                'images_per_second': options['batch'] / statistics.median(taken),
+            }
+            for contestant, peak, taken in zip(both, memory, seconds)
+        ],
+    }
 
 
 def table(duels: list[dict]) -> str:
     """A Markdown table, a row for each contestant of each duel."""
-    lines = ['| size | batch | dtype | contestant | images/s | ours is ... times as fast | peak memory, '
-             'GB | first step, s | of a step its views, s | TFLOP/s by XLA\'s count |',
-             '|---|---|---|---|---|---|---|---|---|---|']
+    lines = [
+        '| size | batch | dtype | contestant | images/s | ours is ... times as fast | peak memory, '
+        "GB | first step, s | of a step its views, s | TFLOP/s by XLA's count |",
+        '|---|---|---|---|---|---|---|---|---|---|',
+    ]
     for found in duels:
         for number, one in enumerate(found['contestants']):
-            ratio = f'{statistics.median(found["ratios"]):.2f} ({min(found["ratios"]):.2f} to ' \
-                    f'{max(found["ratios"]):.2f})' if number else ''
+            ratio = (
+                f'{statistics.median(found["ratios"]):.2f} ({min(found["ratios"]):.2f} to '
+                f'{max(found["ratios"]):.2f})'
+                if number
+                else ''
+            )
             seconds = found['batch'] / one['images_per_second']
             views = [step['parts']['augmentation'] for step in one['steps'] if 'parts' in step]
             rate = f'{one["operations"] / seconds / 1e12:.3g}' if 'operations' in one else ''
@@ -143,18 +168,22 @@ def table(duels: list[dict]) -> str:
                 f'| {found["size"]} | {found["batch"]} | {found["dtype"]} | {one["name"]} | '
                 f'{one["images_per_second"]:.4g} | {ratio} | {one["memory_bytes"] / 1e9:.2f} | '
                 f'{one["first_step_s"]:.0f} | {f"{statistics.median(views):.2g}" if views else ""} | '
-                f'{rate} |')
+                f'{rate} |'
+            )
     return '\n'.join(lines)
 
 
 def plot(duels: list[dict], title: str, path: pathlib.Path) -> None:
     """Images/s over the batch, a panel for each size and dtype."""
     import matplotlib
+
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
+
     panels = sorted({(found['size'], found['dtype']) for found in duels})
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False,
-                                layout='constrained')
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, layout='constrained'
+    )
     for axis, panel in zip(axes[0], panels):
         axis.set_prop_cycle(color=plt.colormaps['tab20'].colors)  # there are twelve methods
         rates = collections.defaultdict(lambda: collections.defaultdict(list))
@@ -163,11 +192,15 @@ def plot(duels: list[dict], title: str, path: pathlib.Path) -> None:
                 for one in found['contestants']:
                     rates[one['name']][found['batch']].append(one['images_per_second'])
         for name, by_batch in rates.items():  # ours has as many rates at a batch as there are rivals
-            axis.plot(*zip(*sorted((batch, statistics.median(of)) for batch, of in by_batch.items())),
-                      'o-', label=name)
+            axis.plot(
+                *zip(*sorted((batch, statistics.median(of)) for batch, of in by_batch.items())),
+                'o-',
+                label=name,
+            )
         batches = sorted({found['batch'] for found in duels})
-        axis.set(title=f'{panel[0]} px, {panel[1]}', xlabel='batch', ylabel='images/s', xscale='log',
-                 ylim=(0, None))
+        axis.set(
+            title=f'{panel[0]} px, {panel[1]}', xlabel='batch', ylabel='images/s', xscale='log', ylim=(0, None)
+        )
         axis.set_xticks(batches, map(str, batches))
         axis.minorticks_off()
         axis.legend(fontsize='small')
@@ -181,15 +214,15 @@ def known(name: str) -> str:
     if name not in TORCH and name.split(':')[0] not in METHOD:
         raise argparse.ArgumentTypeError(
             f'{name!r} is none of {", ".join((*TORCH, *METHOD))}; a recipe may bring its argument, as '
-            'mlvicx:released does')
+            'mlvicx:released does'
+        )
     if name in TORCH and not importlib.util.find_spec('torch'):
         raise argparse.ArgumentTypeError(f"{name} needs torch: pip install -e '.[export]'")
     return name
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--ours', default='mlvicx:released', type=known, metavar='RECIPE')
     parser.add_argument('--rivals', nargs='+', default=TORCH, metavar='RECIPE', help='or all')
     parser.add_argument('--sizes', type=int, nargs='+', default=[224], help='side of the views, px')
@@ -210,16 +243,27 @@ def main():
         parser.error(f'argument --rounds: {arguments.rounds}, expected 1 or more')
     arguments.out.mkdir(parents=True, exist_ok=True)
     end, duels = time.monotonic() + 60 * arguments.minutes, []
-    for size, batch, dtype, rival in itertools.product(arguments.sizes, arguments.batches,
-                                                       arguments.dtypes, rivals):
+    for size, batch, dtype, rival in itertools.product(
+        arguments.sizes, arguments.batches, arguments.dtypes, rivals
+    ):
         title = f'{arguments.ours} against {rival}, {size} px, batch {batch}, {dtype}'
         if time.monotonic() > end:
             print(f'{title}: left out, the {arguments.minutes:g} minutes are over', flush=True)
             continue
         print(f'{title} ...', flush=True)
         try:
-            duels.append(duel(arguments.ours, rival, arguments.rounds, size=size, batch=batch,
-                              dtype=dtype, stored=arguments.stored, width=arguments.width))
+            duels.append(
+                duel(
+                    arguments.ours,
+                    rival,
+                    arguments.rounds,
+                    size=size,
+                    batch=batch,
+                    dtype=dtype,
+                    stored=arguments.stored,
+                    width=arguments.width,
+                )
+            )
         except Failure as failure:
             print(f'  failed: {failure}', flush=True)
             continue

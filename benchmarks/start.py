@@ -29,10 +29,19 @@ def seconds_to_first_step(config: str, folder: pathlib.Path) -> float:
     shutil.rmtree(workdir, ignore_errors=True)
     began = time.monotonic()
     with subprocess.Popen(
-            [sys.executable, 'main.py', f'--config={config}', f'--workdir={workdir}',
-             f'--config.data.data_dir={folder / "data"}'], cwd=ROOT, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True,
-            env=os.environ | {'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled')}) as process:
+        [
+            sys.executable,
+            'main.py',
+            f'--config={config}',
+            f'--workdir={workdir}',
+            f'--config.data.data_dir={folder / "data"}',
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled')},
+    ) as process:
         for line in process.stdout:
             if line.startswith('first step after'):
                 process.kill()
@@ -41,8 +50,7 @@ def seconds_to_first_step(config: str, folder: pathlib.Path) -> float:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', default='configs/quickstart.py')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--out', type=pathlib.Path, default='workdirs/start.json')
@@ -59,9 +67,13 @@ def main():
     device = parallel.device_name()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.out, {'device': device, 'config': arguments.config, **found})
-    print(f'{device}: ' + ', '.join(
-        f'{kind} {statistics.median(taken):.1f} s ({min(taken):.1f} to {max(taken):.1f})'
-        for kind, taken in found.items()))
+    print(
+        f'{device}: '
+        + ', '.join(
+            f'{kind} {statistics.median(taken):.1f} s ({min(taken):.1f} to {max(taken):.1f})'
+            for kind, taken in found.items()
+        )
+    )
 
 
 if __name__ == '__main__':

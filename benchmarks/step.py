@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from benchmarks import worker
-from mlvicx_jax import methods, optim, parallel, state as states
+from mlvicx_jax import methods, optim, parallel
+from mlvicx_jax import state as states
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.step import make_train_step
 
@@ -59,9 +60,13 @@ def build(config, batch: int, size: int, stored: int, width: int, dtype: str) ->
     method = methods.create(config)
     optimizer = optim.create(config.optim, batch, 100, STEPS)
     state = states.create(method, optimizer, 0, parallel.replicated(mesh))
-    arrays = parallel.to_global({
-        'image': worker.images(batch, stored),
-        'labels': np.random.default_rng(1).integers(0, 2, (batch, LABELS), np.uint8)}, mesh)
+    arrays = parallel.to_global(
+        {
+            'image': worker.images(batch, stored),
+            'labels': np.random.default_rng(1).integers(0, 2, (batch, LABELS), np.uint8),
+        },
+        mesh,
+    )
     compiled = make_train_step(method, optimizer, mesh, 0, STEPS)
     return Step(config, mesh, method, state, arrays, compiled)
 
@@ -91,8 +96,14 @@ def parser(description: str):
 def asked(arguments) -> Step:
     """The step that the options of `parser` ask for; a mistake in them ends the program."""
     try:
-        return build(recipe(arguments.recipe), arguments.batch, arguments.size, arguments.stored,
-                     arguments.width, arguments.dtype)
+        return build(
+            recipe(arguments.recipe),
+            arguments.batch,
+            arguments.size,
+            arguments.stored,
+            arguments.width,
+            arguments.dtype,
+        )
     except (UserError, ValueError, ModuleNotFoundError) as error:
         sys.exit(f'error: {error}')
 
@@ -105,10 +116,16 @@ def main():
     first = time.perf_counter() - started
     step()
     worker.serve(
-        {'first_step_s': first, 'device': parallel.device_name(),
-         'versions': {'jax': jax.__version__}, 'operations': operations(step),
-         'parameters': sum(leaf.size for leaf in jax.tree.leaves(step.state.params))},
-        lambda: {'seconds': step()}, memory)
+        {
+            'first_step_s': first,
+            'device': parallel.device_name(),
+            'versions': {'jax': jax.__version__},
+            'operations': operations(step),
+            'parameters': sum(leaf.size for leaf in jax.tree.leaves(step.state.params)),
+        },
+        lambda: {'seconds': step()},
+        memory,
+    )
 
 
 if __name__ == '__main__':

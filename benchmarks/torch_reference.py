@@ -34,8 +34,19 @@ TRUST, MOMENTUM = 0.001, 0.9  # of LARS
 ASPECT = (3 / 4, 4 / 3)  # of crops: width / height
 SOLARISE = 0.5  # the least value that is inverted
 # A view's uniform numbers, each used or not, in the order of mlvicx_jax.data.augment.
-DRAWS = ('area', 'aspect', 'top', 'left', 'flip', 'jitter', 'brightness', 'contrast', 'blur',
-         'sigma', 'solarise')
+DRAWS = (
+    'area',
+    'aspect',
+    'top',
+    'left',
+    'flip',
+    'jitter',
+    'brightness',
+    'contrast',
+    'blur',
+    'sigma',
+    'solarise',
+)
 
 
 class ResizeFirst(nn.ModuleDict):
@@ -47,12 +58,13 @@ class ResizeFirst(nn.ModuleDict):
 
     def __init__(self, width: int, size: int):
         channels = dict(stem=1, stage1=1, stage2=2, stage3=4, stage4=8)
-        super().__init__({level: nn.Conv2d(times * width, 8 * width, 1)
-                          for level, times in channels.items()})
+        super().__init__({level: nn.Conv2d(times * width, 8 * width, 1) for level, times in channels.items()})
 
     def forward(self, features):
-        total = sum(project(F.interpolate(features[level], (GRID, GRID), mode='bilinear'))
-                    for level, project in self.items())
+        total = sum(
+            project(F.interpolate(features[level], (GRID, GRID), mode='bilinear'))
+            for level, project in self.items()
+        )
         return F.avg_pool2d(total, GRID // CELLS)
 
 
@@ -101,12 +113,14 @@ class Network(nn.Module):
         self.encoder = Encoder(width, config.model.context, config.model.reduction)
         self.aggregation = aggregation(width, config.data.image_size)
         self.expander_global = expander(8 * width, widths)
-        self.expander_multi_level = expander(8 * width * CELLS ** 2, widths)
+        self.expander_multi_level = expander(8 * width * CELLS**2, widths)
 
     def forward(self, images):
         features = self.encoder(images)
-        return (self.expander_global(features['pooled']),
-                self.expander_multi_level(self.aggregation(features).flatten(1)))
+        return (
+            self.expander_global(features['pooled']),
+            self.expander_multi_level(self.aggregation(features).flatten(1)),
+        )
 
 
 def masked_covariance(z):
@@ -134,8 +148,11 @@ def vicreg(z1, z2, weights: tuple[float, float, float], covariance: Callable):
     """
     hinge = lambda z: F.relu(1 - torch.sqrt(z.var(0) + EPS)).mean()
     alpha, beta, gamma = weights
-    return (alpha * F.mse_loss(z1, z2) + beta * (hinge(z1) + hinge(z2)) / 2
-            + gamma * (covariance(z1) + covariance(z2)))
+    return (
+        alpha * F.mse_loss(z1, z2)
+        + beta * (hinge(z1) + hinge(z2)) / 2
+        + gamma * (covariance(z1) + covariance(z2))
+    )
 
 
 def total_loss(network, first, second, weights, covariance, dtype):
@@ -207,7 +224,7 @@ def standardise(views):
 def one_view(image: np.ndarray, draws, size: int, recipe: dict):
     """A view [1, size, size] of one uint8 image [n, n], as a DataLoader's worker makes it."""
     top, left, height, width = (round(edge.item()) for edge in crop_box(draws, len(image), recipe))
-    crop = torch.from_numpy(image[top:top + height, left:left + width]) / 255
+    crop = torch.from_numpy(image[top : top + height, left : left + width]) / 255
     view = F.interpolate(crop[None, None], (size, size), mode='bicubic', antialias=True)
     view = view[0, 0].clamp(0, 1)
     if draws['flip'] < recipe['flip']:
@@ -235,9 +252,9 @@ def batched_views(images, draws, size: int, recipe: dict):
     views = (rows @ (images / 255) @ columns.mT).clamp(0, 1)
 
     brightness, contrast = (
-        torch.where(on('jitter', 'jitter_probability'),
-                    factor(draws, name, recipe)[:, None, None], 1.0)
-        for name in ('brightness', 'contrast'))
+        torch.where(on('jitter', 'jitter_probability'), factor(draws, name, recipe)[:, None, None], 1.0)
+        for name in ('brightness', 'contrast')
+    )
     views = (brightness * views).clamp(0, 1)
     mean = views.mean((1, 2), keepdim=True)
     views = (mean + contrast * (views - mean)).clamp(0, 1)
@@ -253,8 +270,12 @@ def batched_views(images, draws, size: int, recipe: dict):
 
 def standardised_views(images, draws, size: int, recipes: list[dict]):
     """A batch for each recipe, with numbers [recipes, DRAWS, b]; as channels_last."""
-    return [standardise(batched_views(images, dict(zip(DRAWS, numbers)), size, recipe)).contiguous(
-        memory_format=torch.channels_last) for numbers, recipe in zip(draws, recipes)]
+    return [
+        standardise(batched_views(images, dict(zip(DRAWS, numbers)), size, recipe)).contiguous(
+            memory_format=torch.channels_last
+        )
+        for numbers, recipe in zip(draws, recipes)
+    ]
 
 
 def resampling_matrix(start, length, extent: int, size: int):
@@ -263,7 +284,7 @@ def resampling_matrix(start, length, extent: int, size: int):
     targets = torch.arange(size, device=start.device)[:, None]
     centre = start[:, None, None] + (targets + 0.5) * scale - 0.5
     distance = (torch.arange(extent, device=start.device) - centre).abs() / scale.clamp(min=1)
-    near = (1.5 * distance - 2.5) * distance ** 2 + 1
+    near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
     return weights / weights.sum(-1, keepdim=True)
@@ -292,16 +313,19 @@ class Naive:
         self.rate = config.optim.learning_rate * config.batch_size / 256  # after the warm-up
         self.weights = config.method.alpha, config.method.beta, config.method.gamma
         self.recipes = [dict(config.views[name]) for name in ('first', 'second')]
-        self.network = Network(config, self.aggregation).to(
-            device, memory_format=self.memory_format)
+        self.network = Network(config, self.aggregation).to(device, memory_format=self.memory_format)
         self.parameters = list(self.network.parameters())
         self.momenta = [torch.zeros_like(leaf) for leaf in self.parameters]
 
     def views(self):
         """The two standardised batches [b, 3, size, size] on the device."""
         draw = lambda: dict(zip(DRAWS, torch.rand(len(DRAWS))))
-        return [torch.stack([standardise(one_view(image, draw(), self.size, recipe))
-                             for image in self.images]).to(self.device) for recipe in self.recipes]
+        return [
+            torch.stack([standardise(one_view(image, draw(), self.size, recipe)) for image in self.images]).to(
+                self.device
+            )
+            for recipe in self.recipes
+        ]
 
     def loss(self, first, second):
         return total_loss(self.network, first, second, self.weights, masked_covariance, self.dtype)
@@ -345,7 +369,8 @@ class Tuned(Naive):
         torch.backends.cudnn.benchmark = True
         self.draw_views, self.total_loss, self.lars = (
             torch.compile(function, dynamic=False, disable=not compiled)
-            for function in (standardised_views, total_loss, lars_together))
+            for function in (standardised_views, total_loss, lars_together)
+        )
 
     def views(self):
         # Pictures as exact as the naive ones; TensorFloat-32, where there is any, for the rest.
@@ -356,8 +381,7 @@ class Tuned(Naive):
         return views
 
     def loss(self, first, second):
-        return self.total_loss(self.network, first, second, self.weights, gram_covariance,
-                               self.dtype)
+        return self.total_loss(self.network, first, second, self.weights, gram_covariance, self.dtype)
 
     def update(self, gradients):
         rate = torch.full((), self.rate, device=self.device)  # as a number it would be compiled in
@@ -378,8 +402,12 @@ def main():
     config.model.width = arguments.width
     config.method.widths = (arguments.expander,) * len(config.method.widths)
     cuda = torch.cuda.is_available()
-    parts = (config, worker.images(arguments.batch, arguments.stored)[..., 0],
-             torch.device('cuda' if cuda else 'cpu'), getattr(torch, arguments.dtype))
+    parts = (
+        config,
+        worker.images(arguments.batch, arguments.stored)[..., 0],
+        torch.device('cuda' if cuda else 'cpu'),
+        getattr(torch, arguments.dtype),
+    )
 
     program = VARIANTS[arguments.variant](*parts)
     compiled = arguments.variant == 'tuned'
@@ -393,9 +421,13 @@ def main():
     program.step()  # what is only found out at a second step, such as memory to be had again
 
     device = torch.cuda.get_device_name() if cuda else f'cpu ({os.cpu_count()} cores)'
-    ready = {'first_step_s': first_step, 'device': f'1 x {device}',
-             'versions': {'torch': torch.__version__, 'cuda': torch.version.cuda},
-             'parameters': sum(leaf.numel() for leaf in program.parameters), 'compiled': compiled}
+    ready = {
+        'first_step_s': first_step,
+        'device': f'1 x {device}',
+        'versions': {'torch': torch.__version__, 'cuda': torch.version.cuda},
+        'parameters': sum(leaf.numel() for leaf in program.parameters),
+        'compiled': compiled,
+    }
     worker.serve(ready, program.step, torch.cuda.max_memory_allocated if cuda else lambda: None)
 
 

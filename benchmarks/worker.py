@@ -12,8 +12,10 @@ import numpy as np
 def parser(description: str):
     """The options that every contestant takes."""
     import argparse
-    result = argparse.ArgumentParser(description=description,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     result.add_argument('--batch', type=int, default=16, help='images, each seen in two views')
     result.add_argument('--size', type=int, default=224, help='side of the views, px')
     result.add_argument('--stored', type=int, default=256, help='side of the stored images, px')

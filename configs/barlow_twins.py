@@ -19,8 +19,8 @@ def get_config():
     config = base.get_config()
     config.data.name = 'nih_chestxray14'
     config.model.update(context=False, zero_init_residual=True)
-    config.method = ConfigDict(dict(
-        name='barlow_twins', widths=(8192, 8192, 8192), off_diagonal=0.0051))
-    config.optim.update(name='lars', learning_rate=0.2, weight_decay=1e-6, warmup_epochs=10.0,
-                        vector_factor=0.0048 / 0.2)
+    config.method = ConfigDict(dict(name='barlow_twins', widths=(8192, 8192, 8192), off_diagonal=0.0051))
+    config.optim.update(
+        name='lars', learning_rate=0.2, weight_decay=1e-6, warmup_epochs=10.0, vector_factor=0.0048 / 0.2
+    )
     return config

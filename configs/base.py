@@ -35,28 +35,45 @@ def get_config():
     config.data.resident = 'none'  # training images decoded once, into the memory of host or device
 
     # ResNet-18 with context bottlenecks.
-    config.model = ConfigDict(dict(
-        width=64, context=True, reduction=2, zero_init_residual=False,
-        remat=False))  # of the encoder: less memory for more arithmetic, for batches that do not fit
+    config.model = ConfigDict(
+        dict(width=64, context=True, reduction=2, zero_init_residual=False, remat=False)
+    )  # of the encoder: less memory for more arithmetic, for batches that do not fit
     # Initial encoder: '' for random weights, or a file, an exported folder, the workdir of a run.
     config.init = ''
 
     # VICReg's two recipes as its code has them (augmentations.py), on one grey channel.
     config.views = ConfigDict()
-    config.views.first = ConfigDict(dict(
-        area=(0.08, 1.0), flip=0.5, rotation=0.0, jitter_probability=0.8, brightness=0.4,
-        contrast=0.4, blur_probability=1.0, blur_sigma=(0.1, 2.0), solarise_probability=0.0))
+    config.views.first = ConfigDict(
+        dict(
+            area=(0.08, 1.0),
+            flip=0.5,
+            rotation=0.0,
+            jitter_probability=0.8,
+            brightness=0.4,
+            contrast=0.4,
+            blur_probability=1.0,
+            blur_sigma=(0.1, 2.0),
+            solarise_probability=0.0,
+        )
+    )
     config.views.second = ConfigDict(config.views.first.to_dict())
     config.views.second.blur_probability = 0.1
     config.views.second.solarise_probability = 0.2
 
     # LARS in VICReg's order (arXiv:2105.04906, main_vicreg.py).
-    config.optim = ConfigDict(dict(
-        name='lars', learning_rate=0.2, scale_with_batch=True, weight_decay=1e-6,
-        warmup_epochs=2.0, final_factor=0.001,
-        vector_factor=1.0,  # learning rate of biases and BatchNorm over that of matrices
-        constant=(),  # parts of the network whose rate stays at its peak after the warm-up
-        frozen=()))  # parts of the network that stay as they are
+    config.optim = ConfigDict(
+        dict(
+            name='lars',
+            learning_rate=0.2,
+            scale_with_batch=True,
+            weight_decay=1e-6,
+            warmup_epochs=2.0,
+            final_factor=0.001,
+            vector_factor=1.0,  # learning rate of biases and BatchNorm over that of matrices
+            constant=(),  # parts of the network whose rate stays at its peak after the warm-up
+            frozen=(),
+        )
+    )  # parts of the network that stay as they are
 
     config.watchdog_seconds = 1800.0  # without a new step; then the run ends. 0 = never
     config.max_skipped_steps = 3  # in a row whose loss or gradient is not finite; then the run stops
@@ -84,13 +101,13 @@ def read_options(recipe, argument, defaults, choices):
     for option in filter(None, argument.split(',')):
         name, _, value = option.partition('=')
         if name not in options or not value:
-            raise ValueError(f'{recipe}:{argument}: {option!r}, expected NAME=VALUE with a name out of '
-                             f'{", ".join(options)}')
+            raise ValueError(
+                f'{recipe}:{argument}: {option!r}, expected NAME=VALUE with a name out of {", ".join(options)}'
+            )
         options[name] = value
     for name, known in choices.items():
         if options[name] not in known:
-            raise ValueError(f'{recipe}:{argument}: {name}={options[name]}, expected one of '
-                             f'{", ".join(known)}')
+            raise ValueError(f'{recipe}:{argument}: {name}={options[name]}, expected one of {", ".join(known)}')
     return options
 
 

@@ -19,9 +19,7 @@ def get_config():
     config = base.get_config()
     config.data.name = 'nih_chestxray14'
     config.model.update(context=False, zero_init_residual=False)
-    config.method = ConfigDict(dict(
-        name='byol', projector=(4096, 256), predictor=(4096, 256), momentum=0.99))
+    config.method = ConfigDict(dict(name='byol', projector=(4096, 256), predictor=(4096, 256), momentum=0.99))
     # The views are those of base.py: VICReg's are BYOL's.
-    config.optim.update(name='lars', learning_rate=0.3, weight_decay=1e-6, warmup_epochs=10.0,
-                        final_factor=0.0)
+    config.optim.update(name='lars', learning_rate=0.3, weight_decay=1e-6, warmup_epochs=10.0, final_factor=0.0)
     return config

@@ -18,10 +18,18 @@ def get_config():
     config = base.get_config()
     config.data.name = 'nih_chestxray14'
     config.model.context = False
-    config.method = ConfigDict(dict(
-        name='caid', widths=(512, 128), queue=65536, momentum=0.999, temperature=0.2,
-        norm_groups=2, restoration=10.0, flip_target=False))
+    config.method = ConfigDict(
+        dict(
+            name='caid',
+            widths=(512, 128),
+            queue=65536,
+            momentum=0.999,
+            temperature=0.2,
+            norm_groups=2,
+            restoration=10.0,
+            flip_target=False,
+        )
+    )
     base.moco_v2_views(config)
-    config.optim.update(name='sgd', learning_rate=0.03, weight_decay=1e-4, warmup_epochs=0.0,
-                        final_factor=0.0)
+    config.optim.update(name='sgd', learning_rate=0.03, weight_decay=1e-4, warmup_epochs=0.0, final_factor=0.0)
     return config

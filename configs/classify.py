@@ -29,9 +29,11 @@ SETS = {
 def get_config(argument=''):
     """Options, separated by commas: dataset=, protocol=, fraction=, labels=, size=small."""
     options = base.read_options(
-        'configs/classify.py', argument,
+        'configs/classify.py',
+        argument,
         dict(dataset='nih_chestxray14', protocol='finetune', fraction='1', labels='', size='full'),
-        dict(dataset=SETS, protocol=('frozen', 'finetune'), size=('full', 'small')))
+        dict(dataset=SETS, protocol=('frozen', 'finetune'), size=('full', 'small')),
+    )
     config = supervised.get_config()
     batch, rate, labels = SETS[options['dataset']]
     config.task = 'classify'

@@ -21,12 +21,26 @@ def get_config():
     config = base.get_config()
     config.data.name = 'nih_chestxray14'
     config.model.update(context=False, zero_init_residual=True)
-    config.method = ConfigDict(dict(
-        name='inter_moco', widths=(128,), queue=65536, momentum=0.999, temperature=0.07, norm_groups=1,
-        stage_weights=(0.25, 0.25, 0.25, 0.25)))
+    config.method = ConfigDict(
+        dict(
+            name='inter_moco',
+            widths=(128,),
+            queue=65536,
+            momentum=0.999,
+            temperature=0.07,
+            norm_groups=1,
+            stage_weights=(0.25, 0.25, 0.25, 0.25),
+        )
+    )
     base.moco_v2_views(config)
     for view in (config.views.first, config.views.second):
         view.update(area=(1.0, 1.0), flip=0.0, rotation=30.0)
-    config.optim.update(name='sgd', learning_rate=0.03, scale_with_batch=False, weight_decay=1e-4,
-                        warmup_epochs=0.0, final_factor=1.0)
+    config.optim.update(
+        name='sgd',
+        learning_rate=0.03,
+        scale_with_batch=False,
+        weight_decay=1e-4,
+        warmup_epochs=0.0,
+        final_factor=1.0,
+    )
     return config

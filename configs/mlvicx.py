@@ -1,9 +1,9 @@
 """MLVICX (arXiv:2403.11504) on ChestX-ray14, ResNet-18 at 224 px.
 
-  python main.py --config=configs/mlvicx.py --config.data.name=nih_chestxray14 --config.data.manual_dir=DIR
-  python main.py --config=configs/mlvicx.py:released          the values of the authors' code
-  python main.py --config=configs/mlvicx.py:loss=global       ablation of Table IV; or loss=multi_level
-  python main.py --config=configs/mlvicx.py:context=off       without context bottlenecks
+python main.py --config=configs/mlvicx.py --config.data.name=nih_chestxray14 --config.data.manual_dir=DIR
+python main.py --config=configs/mlvicx.py:released          the values of the authors' code
+python main.py --config=configs/mlvicx.py:loss=global       ablation of Table IV; or loss=multi_level
+python main.py --config=configs/mlvicx.py:context=off       without context bottlenecks
 """
 
 from ml_collections import ConfigDict
@@ -15,10 +15,21 @@ def get_config(argument=''):
     """Options, separated by commas: paper (default) or released, loss=..., context=off."""
     config = base.get_config()
     config.data.name = 'nih_chestxray14'
-    config.method = ConfigDict(dict(
-        name='mlvicx', loss_heads='both', aggregation='concat', widths=(2048, 2048, 2048),
-        last_norm=False, multi_level_weight=1.0, alpha=25.0, beta=25.0, gamma=1.0,
-        inv_reduce='mean', var_reduce='sum'))
+    config.method = ConfigDict(
+        dict(
+            name='mlvicx',
+            loss_heads='both',
+            aggregation='concat',
+            widths=(2048, 2048, 2048),
+            last_norm=False,
+            multi_level_weight=1.0,
+            alpha=25.0,
+            beta=25.0,
+            gamma=1.0,
+            inv_reduce='mean',
+            var_reduce='sum',
+        )
+    )
     config.optim.weight_decay = 1e-5
     # The paper states LARS 3e-5, its code 0.2 x batch / 256 = 0.05. After 300 steps on the phantom the loss
     # stood at 47.0 with 3e-5, above views that share nothing (43.7), and at 42.7 with 0.05: docs/results.md.
@@ -31,8 +42,9 @@ def get_config(argument=''):
             case ['paper']:
                 pass
             case ['released']:
-                config.method.update(aggregation='sum', widths=(4096, 4096, 4096), last_norm=True,
-                                     var_reduce='mean')
+                config.method.update(
+                    aggregation='sum', widths=(4096, 4096, 4096), last_norm=True, var_reduce='mean'
+                )
                 config.optim.weight_decay = 1e-6
                 for view in (config.views.first, config.views.second):
                     view.rotation = 0.0
@@ -41,6 +53,8 @@ def get_config(argument=''):
             case ['context', 'on' | 'off' as context]:
                 config.model.context = context == 'on'
             case _:
-                raise ValueError(f'configs/mlvicx.py:{argument}: {option!r} is none of paper, released, '
-                                 'loss=global|multi_level|both, context=on|off')
+                raise ValueError(
+                    f'configs/mlvicx.py:{argument}: {option!r} is none of paper, released, '
+                    'loss=global|multi_level|both, context=on|off'
+                )
     return config

@@ -19,12 +19,31 @@ def get_config():
     config = base.get_config()
     config.data.name = 'nih_chestxray14'
     config.model.context = False
-    config.method = ConfigDict(dict(
-        name='pcrl_v1', widths=(128, 128), queue=16384, momentum=0.999, temperature=0.2,
-        norm_groups=4, aligned_targets=False))
+    config.method = ConfigDict(
+        dict(
+            name='pcrl_v1',
+            widths=(128, 128),
+            queue=16384,
+            momentum=0.999,
+            temperature=0.2,
+            norm_groups=4,
+            aligned_targets=False,
+        )
+    )
     for view in (config.views.first, config.views.second):
-        view.update(area=(0.2, 1.0), rotation=10.0, jitter_probability=1.0, blur_probability=0.5,
-                    solarise_probability=0.0)
-    config.optim.update(name='sgd', learning_rate=1e-3, scale_with_batch=False, weight_decay=1e-4,
-                        warmup_epochs=0.0, final_factor=0.0)
+        view.update(
+            area=(0.2, 1.0),
+            rotation=10.0,
+            jitter_probability=1.0,
+            blur_probability=0.5,
+            solarise_probability=0.0,
+        )
+    config.optim.update(
+        name='sgd',
+        learning_rate=1e-3,
+        scale_with_batch=False,
+        weight_decay=1e-4,
+        warmup_epochs=0.0,
+        final_factor=0.0,
+    )
     return config

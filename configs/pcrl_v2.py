@@ -18,12 +18,23 @@ def get_config():
     config.model.update(context=False, zero_init_residual=False)
     config.method = ConfigDict(dict(name='pcrl_v2', local_crops=6, local_size=96))
     for view in (config.views.first, config.views.second):
-        view.update(area=(0.3, 1.0), rotation=10.0, jitter_probability=1.0, blur_probability=0.5,
-                    solarise_probability=0.0)
+        view.update(
+            area=(0.3, 1.0),
+            rotation=10.0,
+            jitter_probability=1.0,
+            blur_probability=0.5,
+            solarise_probability=0.0,
+        )
     config.views.local = ConfigDict(config.views.first.to_dict())
     config.views.local.area = (0.05, 0.3)
     # U(0.1, 2) pixels of the crop itself, not of a view of 224.
     config.views.local.blur_sigma = tuple(sigma * 224 / 96 for sigma in (0.1, 2.0))
-    config.optim.update(name='sgd', learning_rate=0.01, scale_with_batch=False, weight_decay=1e-4,
-                        warmup_epochs=0.0, final_factor=0.0)
+    config.optim.update(
+        name='sgd',
+        learning_rate=0.01,
+        scale_with_batch=False,
+        weight_decay=1e-4,
+        warmup_epochs=0.0,
+        final_factor=0.0,
+    )
     return config

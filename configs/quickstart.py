@@ -44,9 +44,16 @@ def get_config(method='mlvicx'):
             view.rotation = 0.0
         if view.area[0] < view.area[1] == 1:  # a method with small crops keeps them small
             view.area = (0.3, 1.0)
-    config.optim.update(name='adamw', learning_rate=2e-3, scale_with_batch=False,
-                        weight_decay=1e-4, warmup_epochs=1.0, final_factor=0.001, vector_factor=1.0,
-                        constant=())
+    config.optim.update(
+        name='adamw',
+        learning_rate=2e-3,
+        scale_with_batch=False,
+        weight_decay=1e-4,
+        warmup_epochs=1.0,
+        final_factor=0.001,
+        vector_factor=1.0,
+        constant=(),
+    )
     config.log_every_steps = 20
     config.eval_every_steps = 150
     config.eval.split = 'test'

@@ -31,9 +31,11 @@ def get_config(argument=''):
     fraction=1.0 of the training images, size=full (or small: minutes on two CPU cores).
     """
     options = base.read_options(
-        'configs/segment.py', argument,
+        'configs/segment.py',
+        argument,
         dict(dataset='siim_pneumothorax', structures='', protocol='finetune', fraction='1.0', size='full'),
-        dict(dataset=DATA, protocol=('finetune', 'frozen'), size=('full', 'small')))
+        dict(dataset=DATA, protocol=('finetune', 'frozen'), size=('full', 'small')),
+    )
     structures, builder_options = DATA[options['dataset']]
     target = tuple((options['structures'] or structures).split('+'))
     frozen = options['protocol'] == 'frozen'
@@ -48,13 +50,20 @@ def get_config(argument=''):
     config.data.validation_fraction = 0.2
     config.data.target = target
     config.data.labelled.share = float(options['fraction'])
-    config.method = ConfigDict(dict(
-        name='segmentation', structures=len(target), frozen_encoder=frozen))
-    config.views.first.update(area=(0.5, 1.0), rotation=10.0, brightness=0.2, contrast=0.2,
-                              blur_probability=0.0)
+    config.method = ConfigDict(dict(name='segmentation', structures=len(target), frozen_encoder=frozen))
+    config.views.first.update(
+        area=(0.5, 1.0), rotation=10.0, brightness=0.2, contrast=0.2, blur_probability=0.0
+    )
     del config.views.second
-    config.optim.update(name='adamw', learning_rate=3e-4, scale_with_batch=False, weight_decay=0.0,
-                        warmup_epochs=0.0, final_factor=1.0, frozen=('encoder',) if frozen else ())
+    config.optim.update(
+        name='adamw',
+        learning_rate=3e-4,
+        scale_with_batch=False,
+        weight_decay=0.0,
+        warmup_epochs=0.0,
+        final_factor=1.0,
+        frozen=('encoder',) if frozen else (),
+    )
     config.eval_every_steps = 0
     config.eval_every_epochs = 1
     config.early_stopping.patience = 10

@@ -22,6 +22,7 @@ def get_config():
     config.method = ConfigDict(dict(name='simclr', widths=(512, 512, 128), temperature=0.1))
     for view in (config.views.first, config.views.second):
         view.update(brightness=0.8, contrast=0.8, blur_probability=0.5, solarise_probability=0.0)
-    config.optim.update(name='lars_simclr', learning_rate=0.3, weight_decay=1e-4, warmup_epochs=10.0,
-                        final_factor=0.0)
+    config.optim.update(
+        name='lars_simclr', learning_rate=0.3, weight_decay=1e-4, warmup_epochs=10.0, final_factor=0.0
+    )
     return config

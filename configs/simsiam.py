@@ -15,9 +15,14 @@ def get_config():
     config = base.get_config()
     config.data.name = 'nih_chestxray14'
     config.model.update(context=False, zero_init_residual=True)
-    config.method = ConfigDict(dict(
-        name='simsiam', projector=(512, 512, 2048), predictor=(512, 2048)))
+    config.method = ConfigDict(dict(name='simsiam', projector=(512, 512, 2048), predictor=(512, 2048)))
     base.moco_v2_views(config)
-    config.optim.update(name='sgd', learning_rate=0.05, weight_decay=1e-4, warmup_epochs=0.0,
-                        final_factor=0.0, constant=('predictor',))
+    config.optim.update(
+        name='sgd',
+        learning_rate=0.05,
+        weight_decay=1e-4,
+        warmup_epochs=0.0,
+        final_factor=0.0,
+        constant=('predictor',),
+    )
     return config

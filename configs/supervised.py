@@ -23,6 +23,12 @@ def get_config():
     config.method = ConfigDict(dict(name='supervised', labels=15))
     config.views.first.update(rotation=7.0, jitter_probability=0.0, blur_probability=0.0)
     del config.views.second
-    config.optim.update(name='adamw', learning_rate=2e-4, scale_with_batch=False, weight_decay=0.0,
-                        warmup_epochs=0.0, final_factor=0.0)
+    config.optim.update(
+        name='adamw',
+        learning_rate=2e-4,
+        scale_with_batch=False,
+        weight_decay=0.0,
+        warmup_epochs=0.0,
+        final_factor=0.0,
+    )
     return config

@@ -12,8 +12,19 @@ recipe of one's own with `grid.inits`, such as {'mlvicx': 'workdirs/mlvicx_{seed
 from ml_collections import ConfigDict
 
 # In the order of the paper's rows; its name of a row is the name of a recipe.
-METHODS = ('simclr', 'moco_v2', 'byol', 'simsiam', 'barlow_twins', 'vicreg', 'inter_moco', 'pcrl_v1', 'caid',
-           'pcrl_v2', 'mlvicx')
+METHODS = (
+    'simclr',
+    'moco_v2',
+    'byol',
+    'simsiam',
+    'barlow_twins',
+    'vicreg',
+    'inter_moco',
+    'pcrl_v1',
+    'caid',
+    'pcrl_v2',
+    'mlvicx',
+)
 # Table IV: its rows, and the methods of the grid that fill them.
 ABLATION = dict(multi_level_only='mlvicx_multi_level_only', global_only='mlvicx_global_only', both='mlvicx')
 
@@ -22,18 +33,21 @@ def get_config(which='phantom'):
     """`which`: phantom, ablation or paper."""
     config = ConfigDict()
     config.task = 'tables'
-    config.grid = ConfigDict(dict(
-        # Encoders that the grid trains, one for each seed: a recipe, and flags of main.py behind it.
-        pretrain=ConfigDict(),
-        # Others: config.init, '' for random weights, flags behind it; {seed} stands for the seed.
-        inits=ConfigDict(dict(random='')),
-        # A recipe with its options and flags; protocol, fraction, seed and init are the grid's.
-        sets=ConfigDict(),
-        protocols=('frozen', 'finetune'),
-        fractions=ConfigDict(dict(classify=(0.01, 0.1, 0.3, 1.0), segment=(0.3, 1.0))),
-        seeds=(0, 1, 2),
-        overrides='',  # flags for every run, such as '--config.data.data_dir=DIR'
-        parallel=1))  # runs at a time; they share the devices
+    config.grid = ConfigDict(
+        dict(
+            # Encoders that the grid trains, one for each seed: a recipe, and flags of main.py behind it.
+            pretrain=ConfigDict(),
+            # Others: config.init, '' for random weights, flags behind it; {seed} stands for the seed.
+            inits=ConfigDict(dict(random='')),
+            # A recipe with its options and flags; protocol, fraction, seed and init are the grid's.
+            sets=ConfigDict(),
+            protocols=('frozen', 'finetune'),
+            fractions=ConfigDict(dict(classify=(0.01, 0.1, 0.3, 1.0), segment=(0.3, 1.0))),
+            seeds=(0, 1, 2),
+            overrides='',  # flags for every run, such as '--config.data.data_dir=DIR'
+            parallel=1,
+        )
+    )  # runs at a time; they share the devices
     # The method that others are tested against, and which methods make up Table IV.
     config.tables = ConfigDict(dict(reference='mlvicx', ablation=ConfigDict(ABLATION)))
 
@@ -43,7 +57,8 @@ def get_config(which='phantom'):
         config.grid.pretrain.mlvicx = 'configs/quickstart.py:mlvicx'
         config.grid.sets.phantom = 'configs/classify.py:dataset=phantom_cxr,size=small'
         config.grid.sets.phantom_masks = (
-            'configs/segment.py:dataset=phantom_cxr,structures=heart+Pneumothorax,size=small')
+            'configs/segment.py:dataset=phantom_cxr,structures=heart+Pneumothorax,size=small'
+        )
     elif which == 'paper':
         for name in METHODS:
             config.grid.pretrain[name] = f'configs/{name}.py'
@@ -55,5 +70,6 @@ def get_config(which='phantom'):
     if which != 'phantom':
         for heads in ('multi_level', 'global'):
             config.grid.pretrain[f'mlvicx_{heads}_only'] = (
-                f'{config.grid.pretrain.mlvicx} --config.method.loss_heads={heads}')
+                f'{config.grid.pretrain.mlvicx} --config.method.loss_heads={heads}'
+            )
     return config

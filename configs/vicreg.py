@@ -20,8 +20,16 @@ def get_config():
     config = base.get_config()
     config.data.name = 'nih_chestxray14'
     config.model.update(context=False, zero_init_residual=True)
-    config.method = ConfigDict(dict(
-        name='vicreg', widths=(8192, 8192, 8192), alpha=25.0, beta=25.0, gamma=1.0,
-        inv_reduce='mean', var_reduce='mean'))
+    config.method = ConfigDict(
+        dict(
+            name='vicreg',
+            widths=(8192, 8192, 8192),
+            alpha=25.0,
+            beta=25.0,
+            gamma=1.0,
+            inv_reduce='mean',
+            var_reduce='mean',
+        )
+    )
     config.optim.update(name='lars', learning_rate=0.2, weight_decay=1e-6, warmup_epochs=10.0)
     return config

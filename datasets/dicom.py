@@ -18,8 +18,12 @@ from mlvicx_jax.errors import UserError
 # What a projection radiograph is called: computed, digital, film; 'other' and secondary captures,
 # which is what public sets were exported as. All else (CT, MR, US, MG, ...) is refused.
 MODALITIES = ('CR', 'DX', 'DR', 'RG', 'XR', 'OT', 'SC')
-_CLASSES = ('1.2.840.10008.5.1.4.1.1.1', '1.2.840.10008.5.1.4.1.1.1.1',  # CR, DX for presentation
-            '1.2.840.10008.5.1.4.1.1.1.1.1', '1.2.840.10008.5.1.4.1.1.7')  # ... processing, SC
+_CLASSES = (
+    '1.2.840.10008.5.1.4.1.1.1',
+    '1.2.840.10008.5.1.4.1.1.1.1',  # CR, DX for presentation
+    '1.2.840.10008.5.1.4.1.1.1.1.1',
+    '1.2.840.10008.5.1.4.1.1.7',
+)  # ... processing, SC
 _ITEM = b'\xfe\xff\x00\xe0'  # what encapsulated, that is compressed, pixel data starts with
 _NATIVE = '1.2.840.10008.1.2.1'
 _JPEG = '1.2.840.10008.1.2.4.'
@@ -34,7 +38,8 @@ class NotInstalled(UserError):
 def is_dicom(data: bytes) -> bool:
     """Whether the bytes are DICOM, with its preamble or, as old files are, without."""
     return data[128:132] == b'DICM' or (
-        data[:2] in (b'\x02\x00', b'\x08\x00') and data[3:4] == b'\x00' and len(data) > 132)
+        data[:2] in (b'\x02\x00', b'\x08\x00') and data[3:4] == b'\x00' and len(data) > 132
+    )
 
 
 @functools.cache
@@ -43,8 +48,9 @@ def require():
     try:
         import pydicom
     except ImportError:
-        raise NotInstalled('DICOM files need pydicom, which is not installed; '
-                           "pip install 'mlvicx-jax[dicom]'") from None
+        raise NotInstalled(
+            "DICOM files need pydicom, which is not installed; pip install 'mlvicx-jax[dicom]'"
+        ) from None
     # Real headers break the rules in every other file; what matters ends in a UserError.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger('pydicom').setLevel(logging.CRITICAL)
@@ -74,16 +80,21 @@ def decode(data: bytes, where: str | os.PathLike) -> tuple[np.ndarray, dict[str,
         _check_kind(header, where)
         _mend(header)
         image = _display(header, _stored(header))
-        facts = {'view': str(header.get('ViewPosition') or ''),
-                 'sex': str(header.get('PatientSex') or ''),
-                 'age': str(header.get('PatientAge') or '')}
+        facts = {
+            'view': str(header.get('ViewPosition') or ''),
+            'sex': str(header.get('PatientSex') or ''),
+            'age': str(header.get('PatientAge') or ''),
+        }
     except UserError:
         raise
     except Exception as error:  # its many decoders raise whatever they like
         reason = ' '.join(str(error).split())[:200] or type(error).__name__
         missing = 'missing dependencies' in reason or 'pylibjpeg' in reason
-        way = ("pip install 'mlvicx-jax[dicom]' has the decoders" if missing
-               else 'fetch or export this image again')
+        way = (
+            "pip install 'mlvicx-jax[dicom]' has the decoders"
+            if missing
+            else 'fetch or export this image again'
+        )
         raise UserError(f'{where}: the DICOM can not be decoded ({reason}); {way}') from error
     return image, facts
 
@@ -93,18 +104,22 @@ def _check_kind(header, where) -> None:
     kind = header.get('SOPClassUID')
     if modality not in MODALITIES if modality else kind and kind not in _CLASSES:
         found = f'Modality {modality}' if modality else f'SOP class {kind.name}'
-        raise UserError(f'{where}: no radiograph ({found}, expected Modality '
-                        f'{", ".join(MODALITIES)}); take the file out')
+        raise UserError(
+            f'{where}: no radiograph ({found}, expected Modality {", ".join(MODALITIES)}); take the file out'
+        )
     if not header.get('PixelData'):
-        raise UserError(f'{where}: the DICOM has no pixel data or is truncated; fetch or '
-                        'export this image again')
+        raise UserError(
+            f'{where}: the DICOM has no pixel data or is truncated; fetch or export this image again'
+        )
     absent = [tag for tag in ('Rows', 'Columns') if not header.get(tag)]
     if absent:
         raise UserError(f'{where}: the DICOM has no {absent[0]}; export this image again')
     frames = int(header.get('NumberOfFrames') or 1)
     if frames > 1:
-        raise UserError(f'{where}: the DICOM has {frames} frames, expected one picture; take the '
-                        'file out, or export the frame that is meant')
+        raise UserError(
+            f'{where}: the DICOM has {frames} frames, expected one picture; take the '
+            'file out, or export the frame that is meant'
+        )
 
 
 def _mend(header) -> None:
@@ -113,9 +128,12 @@ def _mend(header) -> None:
     if not header.get('SamplesPerPixel'):
         header.SamplesPerPixel = 1
     samples, pixels = header.SamplesPerPixel, header.Rows * header.Columns
-    defaults = {'PhotometricInterpretation': 'MONOCHROME2' if samples == 1 else 'RGB',
-                'BitsAllocated': 16 if len(header.PixelData) >= 2 * pixels * samples else 8,
-                'PixelRepresentation': 0, 'PlanarConfiguration': 0}
+    defaults = {
+        'PhotometricInterpretation': 'MONOCHROME2' if samples == 1 else 'RGB',
+        'BitsAllocated': 16 if len(header.PixelData) >= 2 * pixels * samples else 8,
+        'PixelRepresentation': 0,
+        'PlanarConfiguration': 0,
+    }
     for tag, value in defaults.items():
         if header.get(tag) in (None, ''):
             setattr(header, tag, value)
@@ -130,7 +148,8 @@ def _mend(header) -> None:
     if claimed is None or claimed.is_private:
         implicit, little = header.original_encoding
         claimed = pydicom.uid.UID(
-            '1.2.840.10008.1.2' if implicit else _NATIVE if little else '1.2.840.10008.1.2.2')
+            '1.2.840.10008.1.2' if implicit else _NATIVE if little else '1.2.840.10008.1.2.2'
+        )
     size = pixels * samples * header.BitsAllocated // 8
     if not header.PixelData.startswith(_ITEM):
         found = _NATIVE if claimed.is_compressed else claimed
@@ -154,15 +173,14 @@ def _syntax(encapsulated: bytes, claimed: str) -> str:
             if stream[at + 1] in _PROCESSES:
                 syntaxes = [_JPEG + suffix for suffix in _PROCESSES[stream[at + 1]]]
                 return claimed if claimed in syntaxes else syntaxes[0]
-            at += 2 + int.from_bytes(stream[at + 2:at + 4], 'big')
+            at += 2 + int.from_bytes(stream[at + 2 : at + 4], 'big')
     return claimed
 
 
 def _stored(header) -> np.ndarray:
     """Stored values without the unused bits, which may hold an overlay; a code stream has none."""
     spare = header.BitsAllocated - header.BitsStored
-    if header.SamplesPerPixel > 1 or spare <= 0 or (
-            header.file_meta.TransferSyntaxUID.is_compressed):
+    if header.SamplesPerPixel > 1 or spare <= 0 or (header.file_meta.TransferSyntaxUID.is_compressed):
         return header.pixel_array
     above = header.BitsAllocated - 1 - header.HighBit
     header.BitsStored = header.BitsAllocated  # pydicom takes the used bits to be the lowest ones
@@ -237,7 +255,7 @@ def _padding(header, stored: np.ndarray) -> np.ndarray:
 def _first(header, tag: str) -> float | None:
     """The first of a tag's numbers; None where it is missing, empty or not finite."""
     value = header.get(tag)
-    if isinstance(value, (list, tuple)) or hasattr(value, '__len__') and not isinstance(value, str):
+    if isinstance(value, (list, tuple)) or (hasattr(value, '__len__') and not isinstance(value, str)):
         value = value[0] if len(value) else None
     try:
         number = float(value)

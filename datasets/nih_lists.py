@@ -4,6 +4,7 @@ import collections
 import pathlib
 
 from mlvicx_jax.errors import UserError
+
 from . import release
 
 LISTS = {'train_val': 'train_val_list.txt', 'test': 'test_list.txt'}

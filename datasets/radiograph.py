@@ -1,7 +1,6 @@
 """Radiograph files: PNG, JPEG or DICOM of any mode and depth to 8-bit grey, and back to PNG."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
 import dataclasses
 import itertools
@@ -10,11 +9,13 @@ import multiprocessing.connection
 import os
 import threading
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 
 import cv2
 import numpy as np
 
 from mlvicx_jax.errors import UserError
+
 from . import dicom
 
 _PNG = b'\x89PNG\r\n\x1a\n'
@@ -24,6 +25,7 @@ _JPEG = b'\xff\xd8'
 @dataclasses.dataclass(frozen=True)
 class Radiograph:
     """A picture, uint8 [H, W] with air dark, and what its DICOM header says; else empty texts."""
+
     image: np.ndarray
     view: str = ''
     sex: str = ''
@@ -92,8 +94,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     if image.shape == (size, size):
         return image
     shrinks = size <= min(image.shape)
-    return cv2.resize(image, (size, size),
-                      interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -104,8 +105,9 @@ def encode_png(image: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def parallel_map(fn: Callable, items: Iterable, workers: int, window: int = 64,
-                 processes: bool = False) -> Iterator:
+def parallel_map(
+    fn: Callable, items: Iterable, workers: int, window: int = 64, processes: bool = False
+) -> Iterator:
     """Yields fn(item) in the order of `items`, computed by `workers` threads or processes.
 
     At most `window` results exist at a time. Threads serve where cv2 works, which gives up the
@@ -116,12 +118,12 @@ def parallel_map(fn: Callable, items: Iterable, workers: int, window: int = 64,
     items = iter(items)
     if processes:
         pool = concurrent.futures.ProcessPoolExecutor(
-            workers, multiprocessing.get_context('spawn'), end_with_parent)
+            workers, multiprocessing.get_context('spawn'), end_with_parent
+        )
     else:
         pool = concurrent.futures.ThreadPoolExecutor(workers)
     try:
-        pending = collections.deque(
-            pool.submit(fn, item) for item in itertools.islice(items, window))
+        pending = collections.deque(pool.submit(fn, item) for item in itertools.islice(items, window))
         while pending:
             result = pending.popleft().result()
             pending.extend(pool.submit(fn, item) for item in itertools.islice(items, 1))
@@ -135,6 +137,7 @@ def end_with_parent(*_) -> None:
 
     An initialiser of worker processes, whatever it is called with.
     """
+
     def watch() -> None:
         multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
         os._exit(1)
@@ -145,8 +148,7 @@ def end_with_parent(*_) -> None:
 def _grey8(image: np.ndarray) -> np.ndarray:
     if image.ndim == 3:
         to_grey = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
-        image = image[..., 0] if image.shape[2] < 3 else cv2.cvtColor(
-            image, to_grey[image.shape[2]])
+        image = image[..., 0] if image.shape[2] < 3 else cv2.cvtColor(image, to_grey[image.shape[2]])
     if image.dtype != np.uint8:
         low, high = float(image.min()), float(image.max())
         image = (image.astype(np.float32) - low) * (255 / max(high - low, 1))
@@ -168,12 +170,12 @@ def _damage(data: bytes) -> str | None:
 def _png_damage(data: bytes) -> str | None:
     view, start = memoryview(data), len(_PNG)
     while start + 12 <= len(data):  # a chunk is length (4), kind (4), body, CRC-32 of kind + body
-        end = start + 8 + int.from_bytes(view[start:start + 4], 'big')
+        end = start + 8 + int.from_bytes(view[start : start + 4], 'big')
         if end + 4 > len(data):
             break
-        if zlib.crc32(view[start + 4:end]) != int.from_bytes(view[end:end + 4], 'big'):
+        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], 'big'):
             return 'the PNG is damaged (a checksum does not match)'
-        if view[start + 4:start + 8] == b'IEND':
+        if view[start + 4 : start + 8] == b'IEND':
             return None
         start = end + 4
     return 'the PNG is truncated'
@@ -194,7 +196,7 @@ def _jpeg_is_whole(data: bytes) -> bool:
         elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD7:  # stuffed byte or restart marker
             start += 2
         else:
-            length = data[start + 2:start + 4]
+            length = data[start + 2 : start + 4]
             if len(length) < 2:
                 return False
             start += 2 + int.from_bytes(length, 'big')

@@ -7,7 +7,6 @@ decides whether so many may be missing.
 """
 
 import abc
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 import collections
 import csv
 import dataclasses
@@ -18,8 +17,9 @@ import pathlib
 import sys
 import tarfile
 import tempfile
-from typing import Any
 import zlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,12 +27,14 @@ import tensorflow_datasets.public_api as tfds
 import tqdm
 
 from mlvicx_jax.errors import UserError
+
 from . import dicom, radiograph, schema
 
 
 @dataclasses.dataclass(frozen=True)
 class Box:
     """A finding's rectangle: edges in parts of the picture, or in its pixels where `pixels`."""
+
     label: str
     xmin: float
     ymin: float
@@ -49,6 +51,7 @@ class Record:
     view, sex, age: where unknown, the DICOM header's.
     mask: returns the bool mask [H, W] of the image.
     """
+
     image_id: str
     patient_id: str
     path: pathlib.Path | None = None
@@ -63,6 +66,7 @@ class Record:
 @dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
     """`size`: the side of the stored square images in pixels. The name derives from the fields."""
+
     name: str = ''
     size: int = 256
 
@@ -81,8 +85,7 @@ class Config(tfds.core.BuilderConfig):
         """Refuses an option's value that is not one of `values`."""
         value = getattr(self, option)
         if value not in values:
-            raise UserError(f'option {option} is {value!r}, expected one of '
-                            f'{", ".join(map(str, values))}')
+            raise UserError(f'option {option} is {value!r}, expected one of {", ".join(map(str, values))}')
 
 
 _GENERAL = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
@@ -117,10 +120,13 @@ class ReleaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         _check(self.name, splits)
         if self.archives:
             stream = _Stream(self, splits)
-            return {split: self._examples(split, records, stream.pictures(split))
-                    for split, records in splits.items()}
-        return {split: self._examples(split, records, self._pictures(records))
-                for split, records in splits.items()}
+            return {
+                split: self._examples(split, records, stream.pictures(split))
+                for split, records in splits.items()
+            }
+        return {
+            split: self._examples(split, records, self._pictures(records)) for split, records in splits.items()
+        }
 
     def _generate_examples(self):
         raise NotImplementedError('_split_generators returns the examples')
@@ -129,11 +135,9 @@ class ReleaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         picture = functools.partial(_picture, size=self.builder_config.size)
         workers = os.cpu_count() or 1
         processes = self.PROCESSES and workers > 1 and len(records) > 100 * workers
-        return zip(records, radiograph.parallel_map(picture, records, workers,
-                                                    processes=processes))
+        return zip(records, radiograph.parallel_map(picture, records, workers, processes=processes))
 
-    def _examples(self, split: str, records: list[Record],
-                  pictures: Iterable) -> Iterator[tuple[str, dict]]:
+    def _examples(self, split: str, records: list[Record], pictures: Iterable) -> Iterator[tuple[str, dict]]:
         labels, stored = np.array(self.info.metadata['labels'], str), 0
         for record, picture in progress(pictures, len(records), f'{self.name} {split}'):
             if isinstance(picture, str):
@@ -147,24 +151,35 @@ class ReleaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 'view': _known(schema.VIEWS, record.view, picture.view),
                 'sex': _known(schema.SEXES, record.sex, picture.sex),
                 'age': record.age if record.age >= 0 else picture.age,
-                'bboxes': [{'bbox': tfds.features.BBox(ymin, xmin, ymax, xmax), 'label': label}
-                           for label, xmin, ymin, xmax, ymax in picture.boxes],
+                'bboxes': [
+                    {'bbox': tfds.features.BBox(ymin, xmin, ymax, xmax), 'label': label}
+                    for label, xmin, ymin, xmax, ymax in picture.boxes
+                ],
             }
             if picture.mask is not None:
                 example['mask'] = picture.mask
             stored += 1
             yield record.image_id, example
         if not stored:
-            raise UserError(f'{self.name}: no image of {split} can be used; the last reason: '
-                            f'{self.bad[-1]["reason"]}')
+            raise UserError(
+                f'{self.name}: no image of {split} can be used; the last reason: {self.bad[-1]["reason"]}'
+            )
 
 
 def progress(items: Iterable, total: int, name: str, unit: str = 'images') -> Iterator:
-    """Shows how far, how fast and for how long yet; a line in half a minute where no one watches.
-    """
+    """Shows how far, how fast and for how long yet; a line in half a minute where no one watches."""
     watched = sys.stderr.isatty()
-    return iter(tqdm.tqdm(items, desc=name, total=total, unit=f' {unit}', smoothing=0.05,
-                          mininterval=0.2 if watched else 30, ascii=not watched))
+    return iter(
+        tqdm.tqdm(
+            items,
+            desc=name,
+            total=total,
+            unit=f' {unit}',
+            smoothing=0.05,
+            mininterval=0.2 if watched else 30,
+            ascii=not watched,
+        )
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,25 +205,34 @@ def _picture(record: Record, size: int, data: bytes | None = None) -> _Picture |
         if record.mask is not None:
             cover = record.mask()
             if cover.shape != shot.image.shape:
-                raise UserError(f'{record.path or record.image_id}: the image is '
-                                f'{shot.image.shape}, its mask {cover.shape}; they must agree')
+                raise UserError(
+                    f'{record.path or record.image_id}: the image is '
+                    f'{shot.image.shape}, its mask {cover.shape}; they must agree'
+                )
             mask = radiograph.encode_png(shrink_mask(cover, size))
         boxes = [_scaled(box, shot.image.shape, record) for box in record.boxes]
     except dicom.NotInstalled:
         raise
     except UserError as error:
         return str(error)
-    return _Picture(radiograph.encode_png(radiograph.resize(shot.image, size)), mask, shot.view,
-                    shot.sex, -1 if (age := schema.years(shot.age)) is None else age, boxes)
+    return _Picture(
+        radiograph.encode_png(radiograph.resize(shot.image, size)),
+        mask,
+        shot.view,
+        shot.sex,
+        -1 if (age := schema.years(shot.age)) is None else age,
+        boxes,
+    )
 
 
 def _scaled(box: Box, shape: tuple[int, int], record: Record) -> tuple:
     height, width = shape if box.pixels else (1, 1)
-    edges = np.clip([box.xmin / width, box.ymin / height, box.xmax / width, box.ymax / height],
-                    0, 1).tolist()
+    edges = np.clip([box.xmin / width, box.ymin / height, box.xmax / width, box.ymax / height], 0, 1).tolist()
     if not (edges[0] < edges[2] and edges[1] < edges[3]):
-        raise UserError(f'{record.path or record.image_id}: the box {box.xmin:g}..{box.xmax:g}, '
-                        f'{box.ymin:g}..{box.ymax:g} is outside the {width} x {height} image')
+        raise UserError(
+            f'{record.path or record.image_id}: the box {box.xmin:g}..{box.xmax:g}, '
+            f'{box.ymin:g}..{box.ymax:g} is outside the {width} x {height} image'
+        )
     return box.label, *edges
 
 
@@ -220,8 +244,9 @@ def shrink_mask(mask: np.ndarray, size: int) -> np.ndarray:
     if mask.shape == (size, size) or not mask.any():
         return mask.astype(np.uint8) if mask.any() else np.zeros((size, size), np.uint8)
     shrinks = size <= min(mask.shape)
-    cover = cv2.resize(mask.astype(np.float32), (size, size),
-                       interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    cover = cv2.resize(
+        mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
     return (cover >= min(0.5, float(cover.max()))).astype(np.uint8)
 
 
@@ -272,7 +297,10 @@ class _Stream:
                 start = self.file.tell()
                 self.file.write(picture.png)
                 self.kept[split][record.image_id] = (
-                    dataclasses.replace(picture, png=b''), start, len(picture.png))
+                    dataclasses.replace(picture, png=b''),
+                    start,
+                    len(picture.png),
+                )
         for name, (split, record) in wanted.items():
             if name not in seen:
                 reason = f'{name}: none of the {len(self.builder.archives)} archives has this image'
@@ -303,11 +331,9 @@ def stream_tar(paths: Iterable[pathlib.Path]) -> Iterator[tuple[str, bytes]]:
             with tarfile.open(path, 'r|*') as archive:
                 for member in archive:
                     if member.isfile():
-                        yield pathlib.PurePosixPath(member.name).name, (
-                            archive.extractfile(member).read())
+                        yield pathlib.PurePosixPath(member.name).name, (archive.extractfile(member).read())
         except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-            raise UserError(f'{path}: the archive is truncated or damaged ({error}); fetch it '
-                            'again') from error
+            raise UserError(f'{path}: the archive is truncated or damaged ({error}); fetch it again') from error
 
 
 def _check(name: str, splits: dict[str, list[Record]]) -> None:
@@ -315,15 +341,17 @@ def _check(name: str, splits: dict[str, list[Record]]) -> None:
     everything = [record for records in splits.values() for record in records]
     twice = [i for i, n in collections.Counter(r.image_id for r in everything).items() if n > 1]
     if twice:
-        raise UserError(f'{name}: image {some(twice)} is there twice; an image may be in one split '
-                        'only, and once')
+        raise UserError(
+            f'{name}: image {some(twice)} is there twice; an image may be in one split only, and once'
+        )
     for split, records in splits.items():
         if not records:
             raise UserError(f'{name}: no image is in the {split} split')
     shared = set.intersection(*({r.patient_id for r in records} for records in splits.values()))
     if shared:
-        raise UserError(f'{name}: patient {some(shared)} both in {" and ".join(splits)}; a patient '
-                        'may be in one split only')
+        raise UserError(
+            f'{name}: patient {some(shared)} both in {" and ".join(splits)}; a patient may be in one split only'
+        )
 
 
 def draw_test(records: list[Record], fraction: float, seed: int) -> dict[str, list[Record]]:
@@ -331,13 +359,16 @@ def draw_test(records: list[Record], fraction: float, seed: int) -> dict[str, li
 
     Which patients those are depends on the seed and the ids alone, not on their order.
     """
+
     def rank(patient: str) -> bytes:
         return hashlib.sha256(f'test/{seed}/{patient}'.encode()).digest()
 
     patients = sorted({record.patient_id for record in records}, key=rank)
-    test = set(patients[:max(1, round(fraction * len(patients)))])
-    return {'train_val': [r for r in records if r.patient_id not in test],
-            'test': [r for r in records if r.patient_id in test]}
+    test = set(patients[: max(1, round(fraction * len(patients)))])
+    return {
+        'train_val': [r for r in records if r.patient_id not in test],
+        'test': [r for r in records if r.patient_id in test],
+    }
 
 
 def find_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
@@ -353,8 +384,10 @@ def find_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pat
                 raise UserError(f'{path}: {found[path.stem]} has the same name; remove one of them')
             found[path.stem] = path
     if not found:
-        raise UserError(f'{folder}: no {" or ".join(suffixes)} file is there; unpack the images '
-                        'of the release into manual_dir')
+        raise UserError(
+            f'{folder}: no {" or ".join(suffixes)} file is there; unpack the images '
+            'of the release into manual_dir'
+        )
     return found
 
 
@@ -364,8 +397,9 @@ def read_text(path: pathlib.Path) -> str:
     except FileNotFoundError:
         raise UserError(f'{path}: the file does not exist; it is part of the release') from None
     except UnicodeDecodeError as error:
-        raise UserError(f'{path}: not UTF-8 text (byte {error.start}); save it as UTF-8 or '
-                        'fetch it again') from None
+        raise UserError(
+            f'{path}: not UTF-8 text (byte {error.start}); save it as UTF-8 or fetch it again'
+        ) from None
     except OSError as error:
         raise UserError(f'{path}: can not be read ({error.strerror})') from error
 
@@ -382,9 +416,9 @@ def read_csv(path: pathlib.Path) -> tuple[list[str], list[tuple[int, list[str]]]
     return rows[0][1], rows[1:]
 
 
-def read_columns(path: pathlib.Path, names: Sequence[str],
-                 way_out: str = 'use the table as it was published',
-                 ) -> Iterator[tuple[str, list[str]]]:
+def read_columns(
+    path: pathlib.Path, names: Sequence[str], way_out: str = 'use the table as it was published'
+) -> Iterator[tuple[str, list[str]]]:
     """Yields ('file, line n', the named fields) of each row, by the header's names.
 
     Rows may have more fields than the header has names, as NIH's do; a short row is refused.
@@ -396,13 +430,13 @@ def read_columns(path: pathlib.Path, names: Sequence[str],
     columns = [header.index(name) for name in names]
     for line, row in rows:
         if len(row) <= max(columns):
-            raise UserError(f'{path}, line {line}: {len(row)} fields, expected at least '
-                            f'{max(columns) + 1}')
+            raise UserError(f'{path}, line {line}: {len(row)} fields, expected at least {max(columns) + 1}')
         yield f'{path}, line {line}', [row[i] for i in columns]
 
 
-def read_box(label: str, fields: Sequence[str], where: str, frame: float | None = None,
-             corners: bool = False) -> Box:
+def read_box(
+    label: str, fields: Sequence[str], where: str, frame: float | None = None, corners: bool = False
+) -> Box:
     """A box of four numbers: x, y, width, height, or with `corners` x, y of two corners.
 
     Args:
@@ -414,8 +448,7 @@ def read_box(label: str, fields: Sequence[str], where: str, frame: float | None 
     try:
         x, y, a, b = map(float, fields)
     except ValueError:
-        raise UserError(f'{where}: the box is {",".join(fields)!r}, expected four '
-                        'numbers') from None
+        raise UserError(f'{where}: the box is {",".join(fields)!r}, expected four numbers') from None
     edges = np.array([x, y, a, b] if corners else [x, y, x + a, y + b])
     edges = np.clip(edges / (frame or 1), 0, 1 if frame else np.inf)
     xmin, ymin, xmax, ymax = edges.tolist()

@@ -1,7 +1,7 @@
 """The one feature schema of every set here; datasets/README.md documents it for users."""
 
-from collections.abc import Mapping
 import re
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow_datasets.public_api as tfds
@@ -11,8 +11,12 @@ SEXES = ('F', 'M', 'unknown')
 OLDEST = 120  # years; NIH's first release has ages such as 414
 
 
-def info(builder: tfds.core.DatasetBuilder, labels: tuple[str, ...] | None, homepage: str = '',
-         structures: Mapping[str, tuple[str, int]] | None = None) -> tfds.core.DatasetInfo:
+def info(
+    builder: tfds.core.DatasetBuilder,
+    labels: tuple[str, ...] | None,
+    homepage: str = '',
+    structures: Mapping[str, tuple[str, int]] | None = None,
+) -> tfds.core.DatasetInfo:
     """The info of a set whose images are `builder.builder_config.size` pixels wide.
 
     Args:
@@ -28,23 +32,27 @@ def info(builder: tfds.core.DatasetBuilder, labels: tuple[str, ...] | None, home
 
     count = None if labels is None else len(labels)
     return builder.dataset_info_from_configs(
-        features=features.FeaturesDict({
-            'image': picture(),
-            'image_id': features.Text(),
-            'patient_id': features.Text(),
-            'labels': features.Tensor(shape=(count,), dtype=np.uint8),
-            'view': features.ClassLabel(names=VIEWS),
-            'sex': features.ClassLabel(names=SEXES),
-            'age': np.int32,
-            'bboxes': features.Sequence({
-                'bbox': features.BBoxFeature(),
-                'label': features.ClassLabel(names=labels),
-            }),
-            **{name: picture() for name, _ in structures.values()},
-        }),
-        metadata=tfds.core.MetadataDict({
-            'labels': list(labels or ()),
-            'structures': {name: list(place) for name, place in structures.items()}}),
+        features=features.FeaturesDict(
+            {
+                'image': picture(),
+                'image_id': features.Text(),
+                'patient_id': features.Text(),
+                'labels': features.Tensor(shape=(count,), dtype=np.uint8),
+                'view': features.ClassLabel(names=VIEWS),
+                'sex': features.ClassLabel(names=SEXES),
+                'age': np.int32,
+                'bboxes': features.Sequence(
+                    {'bbox': features.BBoxFeature(), 'label': features.ClassLabel(names=labels)}
+                ),
+                **{name: picture() for name, _ in structures.values()},
+            }
+        ),
+        metadata=tfds.core.MetadataDict(
+            {
+                'labels': list(labels or ()),
+                'structures': {name: list(place) for name, place in structures.items()},
+            }
+        ),
         homepage=homepage or None,
     )
 

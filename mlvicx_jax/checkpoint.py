@@ -76,8 +76,15 @@ class Checkpoints:
       records_hash: of the records that hold the images (`data/records.py`); '' is not compared.
     """
 
-    def __init__(self, directory, every_steps: int, keep_last: int, keep_every: int,
-                 data_hash: str, records_hash: str = ''):
+    def __init__(
+        self,
+        directory,
+        every_steps: int,
+        keep_last: int,
+        keep_every: int,
+        data_hash: str,
+        records_hash: str = '',
+    ):
         self.directory = pathlib.Path(directory).absolute()
         self.every_steps = every_steps
         self.data_hash = data_hash
@@ -89,8 +96,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(keep),
-                cleanup_tmp_directories=True))
+                preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
+            ),
+        )
 
     def due(self, step: int) -> bool:
         return bool(self.every_steps) and step % self.every_steps == 0
@@ -108,13 +116,19 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        about = {'fingerprint': int(fingerprint(state)), 'data_hash': self.data_hash,
-                 'encoder': int(fingerprint(_encoder(vars(state)))),
-                 'records_hash': self.records_hash}
+        about = {
+            'fingerprint': int(fingerprint(state)),
+            'data_hash': self.data_hash,
+            'encoder': int(fingerprint(_encoder(vars(state)))),
+            'records_hash': self.records_hash,
+        }
         about['sha256'] = _digest(about)
         with self._explained(f'checkpoint of step {step}'):
-            self._manager.save(step, args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)), force=True)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
+                force=True,
+            )
 
     def wait(self) -> None:
         """Returns when what was saved is complete on disk, or raises what went wrong."""
@@ -127,23 +141,25 @@ class Checkpoints:
         A damaged checkpoint is moved to `<directory>_damaged/`, said loudly, and the one before it
         is tried. If none is whole the run stops: it never starts from scratch silently.
         """
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        steps = sorted((step for step in self._manager.all_steps() if step <= (newest or step)),
-                       reverse=True)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        steps = sorted((step for step in self._manager.all_steps() if step <= (newest or step)), reverse=True)
         for step in steps:
             try:
                 return self._read(step, abstract)
             except UserError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
-                log.error('checkpoint %s is damaged (%s); trying the one before it',
-                          self.directory / str(step), first_line(error))
+                log.error(
+                    'checkpoint %s is damaged (%s); trying the one before it',
+                    self.directory / str(step),
+                    first_line(error),
+                )
                 self._set_aside(step)
         if steps or self._damaged.exists():  # also when the same command is run once more
             raise UserError(
                 f'none of the checkpoints {steps} in {self.directory} could be read; damaged ones are in '
-                f'{self._damaged}. Restore a copy, or give a new --workdir to start afresh')
+                f'{self._damaged}. Restore a copy, or give a new --workdir to start afresh'
+            )
         return None
 
     def only(self, step: int) -> None:
@@ -158,13 +174,15 @@ class Checkpoints:
             raise UserError(
                 f'checkpoint {self.directory / str(step)} was trained on images with hash '
                 f'{read.about["data_hash"][:12]}, the data set now has {self.data_hash[:12]}; '
-                'restore the old data set or give a new --workdir')
+                'restore the old data set or give a new --workdir'
+            )
         trained = read.about.get('records_hash', '')  # older programs noted none
         if trained and self.records_hash and trained != self.records_hash:
             raise UserError(
                 f'checkpoint {self.directory / str(step)} was trained on images of the same ids but other '
                 f'content (records {trained[:12]}, now {self.records_hash[:12]}): the prepared data set '
-                'was changed or made anew; restore the old one or give a new --workdir')
+                'was changed or made anew; restore the old one or give a new --workdir'
+            )
         return read.state
 
     @property
@@ -192,7 +210,8 @@ class Checkpoints:
             raise UserError(
                 f'{what} could not be written to {self.directory}: {first_line(error)}. Free space '
                 'or mend the permissions, then run the same command again; complete checkpoints: '
-                f'{whole or "none"}') from error
+                f'{whole or "none"}'
+            ) from error
 
     def close(self) -> None:
         self._manager.close()
@@ -219,8 +238,9 @@ def _prove(about: dict, name: str, tree) -> None:
 
 def _read_proved(manager: ocp.CheckpointManager, step: int, abstract):
     """`state` and `about` of a checkpoint; raises if the state is not the one that was saved."""
-    read = manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()))
+    read = manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore())
+    )
     _prove(read.about, 'fingerprint', read.state)
     return read
 
@@ -239,9 +259,16 @@ def restore_encoder(workdir, step: int | None = None) -> dict:
     with _damage_told(folder):
         wanted = _encoder(reader.metadata(folder / 'state').item_metadata.tree)
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
-        read = _encoder(reader.restore(folder / 'state', args=ocp.args.PyTreeRestore(
-            item=abstract, partial_restore=True, restore_args=jax.tree.map(
-                lambda _: ocp.ArrayRestoreArgs(sharding=sharding), abstract))))
+        read = _encoder(
+            reader.restore(
+                folder / 'state',
+                args=ocp.args.PyTreeRestore(
+                    item=abstract,
+                    partial_restore=True,
+                    restore_args=jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=sharding), abstract),
+                ),
+            )
+        )
         about = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / 'about')
         if 'encoder' in about:  # older programs did not note it
             _prove(about, 'encoder', read)
@@ -263,10 +290,11 @@ def restore_state(workdir, like, step: int | None = None) -> tuple:
     """
     folder = _folder(workdir, step)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
-    with _damage_told(folder), ocp.CheckpointManager(
-            folder.parent, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+    with (
+        _damage_told(folder),
+        ocp.CheckpointManager(folder.parent, options=ocp.CheckpointManagerOptions(read_only=True)) as manager,
+    ):
         read = _read_proved(manager, int(folder.name), abstract)
     return read.state, read.about['data_hash']
 
@@ -277,9 +305,10 @@ def _damage_told(folder: pathlib.Path):
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
-        raise UserError(f'checkpoint {folder} is damaged, or not what config.json beside it '
-                        f'describes ({first_line(error)}); restore a copy or give another --step'
-                        ) from error
+        raise UserError(
+            f'checkpoint {folder} is damaged, or not what config.json beside it '
+            f'describes ({first_line(error)}); restore a copy or give another --step'
+        ) from error
 
 
 def _folder(workdir, step: int | None) -> pathlib.Path:
@@ -288,6 +317,8 @@ def _folder(workdir, step: int | None) -> pathlib.Path:
     steps = [int(p.name) for p in directory.glob('*') if p.name.isdigit()]
     if not steps or (step is not None and step not in steps):
         wanted = 'any step' if step is None else f'step {step}'
-        raise UserError(f'{directory} has no checkpoint of {wanted}; found '
-                        f'{sorted(steps) or "none"}: is this the --workdir of a run?')
+        raise UserError(
+            f'{directory} has no checkpoint of {wanted}; found '
+            f'{sorted(steps) or "none"}: is this the --workdir of a run?'
+        )
     return directory / str(max(steps) if step is None else step)

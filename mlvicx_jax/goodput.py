@@ -46,8 +46,7 @@ class Goodput:
         earlier['seconds']['repeated'] += earlier['seconds']['training'] - kept
         earlier['seconds']['training'] = kept
         # Clocks of two hosts, or one that was set: never less than nothing.
-        earlier['seconds']['down'] += max(
-            0.0, time.time() - (time.monotonic() - self._mark) - earlier['time'])
+        earlier['seconds']['down'] += max(0.0, time.time() - (time.monotonic() - self._mark) - earlier['time'])
         for phase, seconds in earlier['seconds'].items():
             self._seconds[phase] += seconds
         self._starts, self._saved = earlier['starts'] + 1, earlier['saved']
@@ -69,14 +68,17 @@ class Goodput:
     def write(self) -> None:
         """Keeps the counts."""
         if jax.process_index() == 0:
-            write_json(self._path, {'seconds': self._seconds, 'starts': self._starts,
-                                    'saved': self._saved, 'time': time.time()})
+            write_json(
+                self._path,
+                {'seconds': self._seconds, 'starts': self._starts, 'saved': self._saved, 'time': time.time()},
+            )
 
     def shares(self) -> dict[str, float]:
         """{'goodput/<phase>': share of the wall time of all starts}."""
         total = sum(self._seconds.values())
-        return {f'goodput/{phase.replace(" ", "_")}': seconds / total
-                for phase, seconds in self._seconds.items()}
+        return {
+            f'goodput/{phase.replace(" ", "_")}': seconds / total for phase, seconds in self._seconds.items()
+        }
 
     def tell(self) -> None:
         """Prints the table."""

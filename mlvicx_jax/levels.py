@@ -56,8 +56,10 @@ def reference_levels(
         UserError: batch_size is below 2.
     """
     if batch_size < 2:
-        raise UserError(f'batch_size: found {batch_size}; expected 2 or more, as variances divide '
-                        'by batch_size - 1: raise config.batch_size')
+        raise UserError(
+            f'batch_size: found {batch_size}; expected 2 or more, as variances divide '
+            'by batch_size - 1: raise config.batch_size'
+        )
     beta_1 = beta * {'mean': 0.5, 'sum': 1.0}[var_reduce]
     features = {'mean': 1, 'sum': width}[inv_reduce]
     excess = max(0.0, width / (batch_size - 1) - 1)

@@ -74,8 +74,11 @@ class MetricLog:
         self._file = path.open('a')
         # Not tensorboardX's SummaryWriter: on a full disk its thread dies, then its queue blocks.
         self._board = EventsWriter(str(path.with_name('events')))
-        self._board.write_event(Event(  # TensorBoard hides what a killed run wrote from here on
-            step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._board.write_event(
+            Event(  # TensorBoard hides what a killed run wrote from here on
+                step=start_step + 1, session_log=SessionLog(status=SessionLog.START)
+            )
+        )
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Appends scalars; one that is not finite is null in the file and left out of TensorBoard."""
@@ -87,8 +90,13 @@ class MetricLog:
             return
         self._file.write(json.dumps(line) + '\n')
         self._file.flush()
-        self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(
-            value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()])))
+        self._board.write_event(
+            Event(
+                wall_time=time.time(),
+                step=step,
+                summary=Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]),
+            )
+        )
         self._board.flush()
 
     def close(self) -> None:

@@ -78,13 +78,13 @@ class VICReg:
 
     def __call__(self, z1_BxR: Array, z2_BxR: Array) -> tuple[Array, dict[str, Array]]:
         """Returns the weighted sum and its three unweighted terms."""
-        var = variance(z1_BxR, self.threshold, self.eps) + variance(
-            z2_BxR, self.threshold, self.eps)
+        var = variance(z1_BxR, self.threshold, self.eps) + variance(z2_BxR, self.threshold, self.eps)
         terms = {
             'invariance': invariance(z1_BxR, z2_BxR, self.inv_reduce),
             'variance': var / 2 if self.var_reduce == 'mean' else var,
             'covariance': covariance(z1_BxR) + covariance(z2_BxR),
         }
-        total = (self.alpha * terms['invariance'] + self.beta * terms['variance']
-                 + self.gamma * terms['covariance'])
+        total = (
+            self.alpha * terms['invariance'] + self.beta * terms['variance'] + self.gamma * terms['covariance']
+        )
         return total, terms

@@ -17,8 +17,9 @@ def matrices_only(params):
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def schedule(config, batch_size: int, steps_per_epoch: int, total_steps: int,
-             final_factor: float) -> optax.Schedule:
+def schedule(
+    config, batch_size: int, steps_per_epoch: int, total_steps: int, final_factor: float
+) -> optax.Schedule:
     """Linear warm-up from 0, then a cosine to `final_factor` of the peak at the last step.
 
     The peak is `learning_rate`, times batch_size / 256 if `scale_with_batch`. The warm-up is
@@ -27,11 +28,11 @@ def schedule(config, batch_size: int, steps_per_epoch: int, total_steps: int,
     peak = config.learning_rate * (batch_size / 256 if config.scale_with_batch else 1)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps // 10)
     return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup else peak, peak, warmup, total_steps, peak * final_factor)
+        0.0 if warmup else peak, peak, warmup, total_steps, peak * final_factor
+    )
 
 
-def create(config, batch_size: int, steps_per_epoch: int,
-           total_steps: int) -> optax.GradientTransformation:
+def create(config, batch_size: int, steps_per_epoch: int, total_steps: int) -> optax.GradientTransformation:
     """The optimiser that `config.optim` names, on the schedule of `schedule`; momentum is 0.9.
 
     lars: in the order of VICReg's code (and BYOL's, Barlow Twins'): decay, adapt, accumulate, and
@@ -41,6 +42,7 @@ def create(config, batch_size: int, steps_per_epoch: int,
     sgd: PyTorch's; it decays every parameter, biases and BatchNorm's scales too.
     adamw: decays matrices only.
     """
+
     def rate(final_factor, factor=1.0):
         schedule_ = schedule(config, batch_size, steps_per_epoch, total_steps, final_factor)
         return optax.scale_by_learning_rate(lambda step: factor * schedule_(step))
@@ -50,16 +52,33 @@ def create(config, batch_size: int, steps_per_epoch: int,
             if unknown := set(config[field]) - set(params):
                 raise UserError(
                     f'config.optim.{field} names {", ".join(map(repr, sorted(unknown)))}; the parts of '
-                    f'this network are {", ".join(sorted(params))}')
-        return {name: jax.tree.map(
-            lambda leaf: 'frozen' if name in config.frozen else
-            'constant' if name in config.constant else
-            'matrix' if leaf.ndim > 1 else 'vector', part) for name, part in params.items()}
+                    f'this network are {", ".join(sorted(params))}'
+                )
+        return {
+            name: jax.tree.map(
+                lambda leaf: (
+                    'frozen'
+                    if name in config.frozen
+                    else 'constant'
+                    if name in config.constant
+                    else 'matrix'
+                    if leaf.ndim > 1
+                    else 'vector'
+                ),
+                part,
+            )
+            for name, part in params.items()
+        }
 
-    learning_rate = optax.partition({
-        'matrix': rate(config.final_factor), 'constant': rate(1.0),
-        'vector': rate(config.final_factor, config.vector_factor),
-        'frozen': optax.set_to_zero()}, parts)
+    learning_rate = optax.partition(
+        {
+            'matrix': rate(config.final_factor),
+            'constant': rate(1.0),
+            'vector': rate(config.final_factor, config.vector_factor),
+            'frozen': optax.set_to_zero(),
+        },
+        parts,
+    )
     decay = optax.add_decayed_weights(config.weight_decay, matrices_only)
     adapt = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=TRUST), matrices_only)
     momentum = optax.trace(0.9)

@@ -12,8 +12,9 @@ from mlvicx_jax.errors import UserError
 from mlvicx_jax.models.norm import AXIS
 
 
-def start(coordinator: str | None = None, num_processes: int | None = None,
-          process_id: int | None = None) -> None:
+def start(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
     """Joins the other processes of this run, if there are any; must come before any use of jax.
 
     With a coordinator address the three arguments say it all. Without one, a cluster that jax
@@ -21,13 +22,17 @@ def start(coordinator: str | None = None, num_processes: int | None = None,
     """
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
-        raise UserError('--coordinator, --num_processes and --process_id belong together; give all '
-                        'three, or none for a single process')
+        raise UserError(
+            '--coordinator, --num_processes and --process_id belong together; give all '
+            'three, or none for a single process'
+        )
     if coordinator:
         jax.distributed.initialize(coordinator, num_processes, process_id)
-    elif (int(os.environ.get('SLURM_NTASKS', 1)) > 1
-          or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
-          or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')):
+    elif (
+        int(os.environ.get('SLURM_NTASKS', 1)) > 1
+        or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
+        or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
+    ):
         jax.distributed.initialize()
 
 
@@ -39,8 +44,9 @@ def agree(**facts: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    digests = np.stack([np.frombuffer(hashlib.sha256(fact.encode()).digest()[:8], np.uint32)
-                        for fact in facts.values()])
+    digests = np.stack(
+        [np.frombuffer(hashlib.sha256(fact.encode()).digest()[:8], np.uint32) for fact in facts.values()]
+    )
     everyones = multihost_utils.process_allgather(digests)  # [process, fact, 2]
     for name, column in zip(facts, np.moveaxis(everyones, 1, 0)):
         different = np.flatnonzero((column != column[0]).any(-1))
@@ -48,21 +54,24 @@ def agree(**facts: str) -> None:
             raise UserError(
                 f'the processes of this run do not have the same {name.replace("_", " ")}: '
                 f'{", ".join(f"process {p}" for p in different)} not as process 0. Give every host the '
-                'same command, program and files, then start all of them again')
+                'same command, program and files, then start all of them again'
+            )
 
 
-def create_mesh(batch_size: int, eval_batch_size: int = 0,
-                accumulation: int = 1) -> jax.sharding.Mesh:
+def create_mesh(batch_size: int, eval_batch_size: int = 0, accumulation: int = 1) -> jax.sharding.Mesh:
     """A one-dimensional mesh over every device, which must divide global batches and their parts."""
     count = jax.device_count()
     for field, size in (('batch_size', batch_size), ('eval.batch_size', eval_batch_size)):
         if size % count:
-            raise UserError(f'config.{field} is {size}, which {count} devices do not divide; take '
-                            f'a multiple of {count}')
+            raise UserError(
+                f'config.{field} is {size}, which {count} devices do not divide; take a multiple of {count}'
+            )
     if batch_size % (count * accumulation):
-        raise UserError(f'config.accumulation is {accumulation}: {count} devices can not divide a '
-                        f'batch of {batch_size} into as many parts; take a config.batch_size that '
-                        f'is a multiple of {count * accumulation}')
+        raise UserError(
+            f'config.accumulation is {accumulation}: {count} devices can not divide a '
+            f'batch of {batch_size} into as many parts; take a config.batch_size that '
+            f'is a multiple of {count * accumulation}'
+        )
     return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -80,5 +89,4 @@ def replicated(mesh) -> NamedSharding:
 def to_global(batch: dict[str, np.ndarray], mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch, as arrays of the whole batch split over the mesh."""
     rows = NamedSharding(mesh, PartitionSpec(AXIS))
-    return {name: jax.make_array_from_process_local_data(rows, array)
-            for name, array in batch.items()}
+    return {name: jax.make_array_from_process_local_data(rows, array) for name, array in batch.items()}

@@ -12,7 +12,6 @@ leaves nothing scored (no CSV is written).
 """
 
 import argparse
-from collections.abc import Callable, Iterator
 import contextlib
 import csv
 import functools
@@ -20,29 +19,34 @@ import itertools
 import os
 import pathlib
 import sys
+from collections.abc import Callable, Iterator
 
-from absl import logging
 import jax
-from mlvicx_jax_datasets import dicom, radiograph
-from mlvicx_jax_datasets.image_folder_cxr.image_folder_cxr_dataset_builder import SUFFIXES
-from mlvicx_jax_datasets.release import progress
 import numpy as np
 import tqdm
+from absl import logging
 
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import trained
 from mlvicx_jax.models.precision import wide
+from mlvicx_jax_datasets import dicom, radiograph
+from mlvicx_jax_datasets.image_folder_cxr.image_folder_cxr_dataset_builder import SUFFIXES
+from mlvicx_jax_datasets.release import progress
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog='python -m mlvicx_jax.predict', description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='python -m mlvicx_jax.predict',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('--init', required=True, metavar='W', help='workdir of the run')
     parser.add_argument('images', nargs='+', help='files and folders')
     parser.add_argument('--out', help='the CSV; by default it is printed')
-    parser.add_argument('--embeddings', action='store_true',
-                        help="the encoder's pooled features instead of probabilities")
+    parser.add_argument(
+        '--embeddings', action='store_true', help="the encoder's pooled features instead of probabilities"
+    )
     parser.add_argument('--batch-size', type=int, default=64, help='images (64)')
     args = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax tells every file it touches
@@ -85,8 +89,7 @@ def predict(init, images: list, out=None, embeddings: bool = False, batch_size: 
                 else:
                     table.writerow([path, *map(str, next(numbers)), ''])
     if bad:
-        print(f'{bad} of {len(paths)} images could not be read; see the column error',
-              file=sys.stderr)
+        print(f'{bad} of {len(paths)} images could not be read; see the column error', file=sys.stderr)
     return bad
 
 
@@ -101,11 +104,14 @@ def find_images(arguments: list) -> list[str]:
         if not argument.is_dir():
             paths.append(str(argument))
             continue
-        found = sorted(str(path) for path in argument.rglob('*')
-                       if path.suffix.lower() in SUFFIXES and path.is_file())
+        found = sorted(
+            str(path) for path in argument.rglob('*') if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
         if not found:
-            raise UserError(f'{argument}: no image is there (looked for {", ".join(SUFFIXES)} in '
-                            'all its folders); give another folder, or name the files')
+            raise UserError(
+                f'{argument}: no image is there (looked for {", ".join(SUFFIXES)} in '
+                'all its folders); give another folder, or name the files'
+            )
         paths += found
     return paths
 
@@ -124,7 +130,8 @@ def scorer(loaded: trained.Trained, init, embeddings: bool) -> tuple[list[str], 
         return names, functools.partial(_outputs, encoder, variables, name='pooled', size=size)
     trained.require_classifier(loaded, init)
     return list(loaded.label_names), functools.partial(
-        _outputs, loaded.method.network, loaded.variables, name='logits', size=size)
+        _outputs, loaded.method.network, loaded.variables, name='logits', size=size
+    )
 
 
 @functools.partial(jax.jit, static_argnames=('network', 'name', 'size'))
@@ -139,8 +146,8 @@ def _scores(score: Callable, batch: list, batch_size: int, size: int) -> np.ndar
     images = [image for _, image in batch if not isinstance(image, str)]
     filled = np.zeros((batch_size, size, size, 1), np.uint8)
     if images:
-        filled[:len(images), ..., 0] = images
-    return np.asarray(score(images=filled))[:len(images)]
+        filled[: len(images), ..., 0] = images
+    return np.asarray(score(images=filled))[: len(images)]
 
 
 def _read(path: str, size: int) -> np.ndarray | str:
@@ -170,8 +177,7 @@ def _table(out) -> Iterator:
             yield csv.writer(file, lineterminator='\n')
         os.replace(partial, out)
     except OSError as error:
-        raise UserError(f'{out}: can not be written ({error.strerror}); give another '
-                        '--out') from error
+        raise UserError(f'{out}: can not be written ({error.strerror}); give another --out') from error
     finally:
         with contextlib.suppress(OSError):  # it has moved, or could not be made
             partial.unlink()

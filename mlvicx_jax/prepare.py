@@ -10,7 +10,6 @@ mistake in the release's text (a missing file or column, a damaged archive) ends
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import errno
@@ -24,12 +23,13 @@ import pickle
 import pkgutil
 import shutil
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import mlvicx_jax_datasets
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
+import mlvicx_jax_datasets
 from mlvicx_jax.errors import UserError
 
 REPORT = 'prepare_report.json'
@@ -61,9 +61,13 @@ shuffle._Bucket = _Bucket
 shuffle.MAX_MEM_BUFFER_SIZE = 128 << 20  # bytes sorted in memory before they go to disk
 
 
-def prepare(name: str, data_dir: str | os.PathLike, manual_dir: str | os.PathLike | None = None,
-            options: Mapping[str, Any] | None = None,
-            allow_bad: int = 0) -> tfds.core.DatasetBuilder:
+def prepare(
+    name: str,
+    data_dir: str | os.PathLike,
+    manual_dir: str | os.PathLike | None = None,
+    options: Mapping[str, Any] | None = None,
+    allow_bad: int = 0,
+) -> tfds.core.DatasetBuilder:
     """Returns the builder of data set `name` with its records on disk, made first if need be.
 
     The records lie in <data_dir>/<name>/<config>/<version>, a folder that appears by one rename
@@ -90,8 +94,7 @@ def prepare(name: str, data_dir: str | os.PathLike, manual_dir: str | os.PathLik
         return builder
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         manual_dir = _manual_dir(builder, manual_dir)
-    download_config = tfds.download.DownloadConfig(
-        manual_dir=manual_dir, try_download_gcs=False)
+    download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     with _readable_errors(builder.data_path), _lock(builder.data_path.parent):
         builder = _builder(name, data_dir, options or {})  # it may have been prepared meanwhile
         if not _is_whole(builder):
@@ -113,8 +116,9 @@ def read_report(folder: str | os.PathLike) -> dict[str, Any] | None:
         return None
 
 
-def _make(builder: tfds.core.DatasetBuilder, download_config: tfds.download.DownloadConfig,
-          allow_bad: int) -> None:
+def _make(
+    builder: tfds.core.DatasetBuilder, download_config: tfds.download.DownloadConfig, allow_bad: int
+) -> None:
     """Prepares the set aside, counts what is bad, and moves it to its place if that is allowed."""
     place = pathlib.Path(builder.data_path)
     aside = place.with_name(f'unchecked.{place.name}')
@@ -129,8 +133,11 @@ def _make(builder: tfds.core.DatasetBuilder, download_config: tfds.download.Down
         finally:
             tfds.enable_progress_bar()
         stored = sum(split.num_examples for split in builder.info.splits.values())
-        report = {'images': stored, 'bad': getattr(builder, 'bad', []),
-                  'manual_dir': os.fspath(download_config.manual_dir or '')}
+        report = {
+            'images': stored,
+            'bad': getattr(builder, 'bad', []),
+            'manual_dir': os.fspath(download_config.manual_dir or ''),
+        }
         aside.mkdir(parents=True, exist_ok=True)
         (aside / REPORT).write_text(json.dumps(report, indent=1) + '\n')
     bad = report['bad']
@@ -139,7 +146,8 @@ def _make(builder: tfds.core.DatasetBuilder, download_config: tfds.download.Down
             f'{builder.name}: {len(bad)} of {report["images"] + len(bad)} images can not be used, '
             f'the first: {bad[0]["reason"]}. All are listed in {aside / REPORT}. Mend them and '
             'prepare again, or take the set as it is now, without them: python -m '
-            f'mlvicx_jax.prepare with --allow_bad {len(bad)}')
+            f'mlvicx_jax.prepare with --allow_bad {len(bad)}'
+        )
     os.rename(aside, place)
 
 
@@ -166,39 +174,53 @@ def _builder(name: str, data_dir: pathlib.Path, options: Mapping[str, Any]):
 def _options(config_class: type) -> dict[str, type]:
     """The fields that a set's Config adds to TFDS's, with their types."""
     general = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
-    return {field.name: type(field.default) for field in dataclasses.fields(config_class)
-            if field.name not in general}
+    return {
+        field.name: type(field.default)
+        for field in dataclasses.fields(config_class)
+        if field.name not in general
+    }
 
 
 def _is_whole(builder: tfds.core.DatasetBuilder) -> bool:
     if not builder.data_path.exists():
         return False
     if not (builder.data_path / 'dataset_info.json').exists() or not builder.info.splits:
-        raise UserError(f'{builder.data_path}: not a whole prepared data set (dataset_info.json '
-                        'is missing or empty); delete the folder to have it prepared again')
+        raise UserError(
+            f'{builder.data_path}: not a whole prepared data set (dataset_info.json '
+            'is missing or empty); delete the folder to have it prepared again'
+        )
     for split in builder.info.splits.values():
         missing = [path for path in split.filepaths if not os.path.exists(path)]
         if missing:
-            raise UserError(f'{missing[0]}: this file of the prepared data set is gone; delete '
-                            f'{builder.data_path} to have it prepared again')
+            raise UserError(
+                f'{missing[0]}: this file of the prepared data set is gone; delete '
+                f'{builder.data_path} to have it prepared again'
+            )
     return True
 
 
 def _check_origin(builder: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike | None) -> None:
     """Refuses a set of the user's own files that was prepared from another folder."""
     origin = (read_report(builder.data_path) or {}).get('manual_dir')
-    if manual_dir and origin and getattr(builder, 'OWN_FILES', False) and (
-            pathlib.Path(manual_dir).expanduser().absolute() != pathlib.Path(origin)):
-        raise UserError(f'{builder.data_path} was prepared from {origin}, manual_dir is '
-                        f'{manual_dir}; give the new set another title, or leave manual_dir out')
+    if (
+        manual_dir
+        and origin
+        and getattr(builder, 'OWN_FILES', False)
+        and (pathlib.Path(manual_dir).expanduser().absolute() != pathlib.Path(origin))
+    ):
+        raise UserError(
+            f'{builder.data_path} was prepared from {origin}, manual_dir is '
+            f'{manual_dir}; give the new set another title, or leave manual_dir out'
+        )
 
 
-def _manual_dir(builder: tfds.core.DatasetBuilder,
-                manual_dir: str | os.PathLike | None) -> pathlib.Path:
+def _manual_dir(builder: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike | None) -> pathlib.Path:
     instructions = ' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
     if not manual_dir:
-        raise UserError(f'{builder.name} needs manual_dir (--config.data.manual_dir in training, '
-                        f'--manual_dir here), the folder of its release. {instructions}')
+        raise UserError(
+            f'{builder.name} needs manual_dir (--config.data.manual_dir in training, '
+            f'--manual_dir here), the folder of its release. {instructions}'
+        )
     path = pathlib.Path(manual_dir).expanduser().absolute()
     if not path.is_dir() or not any(path.iterdir()):
         state = 'is empty' if path.is_dir() else 'does not exist'
@@ -208,8 +230,7 @@ def _manual_dir(builder: tfds.core.DatasetBuilder,
 
 @contextlib.contextmanager
 def _lock(folder: os.PathLike) -> Iterator[None]:
-    """Holds the folder for this process; the system lets go of it even when the process is killed.
-    """
+    """Holds the folder for this process; the system lets go of it even when the process is killed."""
     try:
         os.makedirs(folder, exist_ok=True)
         file = open(os.path.join(folder, 'prepare.lock'), 'w')
@@ -233,10 +254,15 @@ def _readable_errors(folder: os.PathLike) -> Iterator[None]:
             if isinstance(link, UserError):
                 raise link from None
             code, text = getattr(link, 'errno', None), str(link)
-            if code in (errno.ENOSPC, errno.EDQUOT) or 'No space left' in text or (
-                    'Not enough disk space' in text):
-                raise UserError(f'{folder}: the disk is full; preparing needs about twice the '
-                                'size of the prepared set. Free some, or set data_dir') from error
+            if (
+                code in (errno.ENOSPC, errno.EDQUOT)
+                or 'No space left' in text
+                or ('Not enough disk space' in text)
+            ):
+                raise UserError(
+                    f'{folder}: the disk is full; preparing needs about twice the '
+                    'size of the prepared set. Free some, or set data_dir'
+                ) from error
             if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
                 raise _unwritable(folder, os.strerror(code)) from error
         raise
@@ -247,15 +273,28 @@ def _unwritable(folder: os.PathLike, reason: str) -> UserError:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog='python -m mlvicx_jax.prepare', description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='python -m mlvicx_jax.prepare',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('--dataset', required=True, help='a folder of datasets/')
     parser.add_argument('--data_dir', required=True, help='where prepared sets are kept')
     parser.add_argument('--manual_dir', help='the downloaded release')
-    parser.add_argument('--option', action='append', default=[], metavar='NAME=VALUE',
-                        help="a field of the set's Config, such as size=256; may be repeated")
-    parser.add_argument('--allow_bad', type=int, default=0, metavar='N',
-                        help='accept a set that lacks up to N images that can not be read')
+    parser.add_argument(
+        '--option',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        help="a field of the set's Config, such as size=256; may be repeated",
+    )
+    parser.add_argument(
+        '--allow_bad',
+        type=int,
+        default=0,
+        metavar='N',
+        help='accept a set that lacks up to N images that can not be read',
+    )
     args = parser.parse_args(argv)
     try:
         options = dict(_parse_option(text) for text in args.option)
@@ -269,8 +308,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f'note: {note}')
     bad = (read_report(builder.data_path) or {'bad': []})['bad']
     if bad:
-        print(f'left out: {len(bad)} images that can not be used, listed in '
-              f'{builder.data_path / REPORT}')
+        print(f'left out: {len(bad)} images that can not be used, listed in {builder.data_path / REPORT}')
 
 
 def _parse_option(text: str) -> tuple[str, Any]:

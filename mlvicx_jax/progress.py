@@ -19,12 +19,13 @@ def announce(config, workdir, mesh, method, state, data, total_steps) -> None:
     levels = method.reference_levels(config.batch_size)
     rows = {
         'mlvicx_jax': f'{__version__}, jax {jax.__version__}',
-        'devices': f'{parallel.device_name()}, {jax.process_count()} process(es), '
-                   f'mesh {dict(mesh.shape)}',
+        'devices': f'{parallel.device_name()}, {jax.process_count()} process(es), mesh {dict(mesh.shape)}',
         'method': f'{config.method.name}, {config.dtype}, views of {config.data.image_size} px',
-        'data': f'{data.name}, stored at {data.size} px: ' + ', '.join(
+        'data': f'{data.name}, stored at {data.size} px: '
+        + ', '.join(
             f'{name} {len(s)} images of {len(set(s.patient_ids.tolist()))} patients'
-            for name, s in data.splits.items()),
+            for name, s in data.splits.items()
+        ),
         'train split': f'sha256 {split.hash[:16]} (image ids)',
         **{f'note {i}': note for i, note in enumerate(data.metadata.get('notes', ()), 1)},
         'steps': f'{total_steps} of {config.batch_size} images = {epochs:.1f} epochs',
@@ -33,28 +34,34 @@ def announce(config, workdir, mesh, method, state, data, total_steps) -> None:
     if levels:
         rows['loss levels'] = (
             f'two views that share nothing {levels["level/share_nothing"]:.2f}, '
-            f'floor at this batch size {levels["level/floor"]:.2f}')
+            f'floor at this batch size {levels["level/floor"]:.2f}'
+        )
     say('\n'.join(f'{name:<12} {value}' for name, value in rows.items()))
 
 
 def line(step, total_steps, metrics, timing) -> str:
     """One line: where the run is, how fast, and how the embeddings do."""
-    statistics = '  '.join(f'{name} {value:.3g}' for name, value in metrics.items()
-                           if name.startswith(('std/', 'rankme/')))
+    statistics = '  '.join(
+        f'{name} {value:.3g}' for name, value in metrics.items() if name.startswith(('std/', 'rankme/'))
+    )
     where = f'step {step}/{total_steps}  loss {metrics["loss"]:.3f}  {statistics}'
     if not timing:
         return where
     left = duration((total_steps - step) * timing['time/step_seconds'])
-    return (f'{where}  {timing["time/images_per_second"]:.1f} images/s  '
-            f'{timing["time/step_seconds"]:.3g} s/step  '
-            f'data wait {timing["time/data_wait_share"]:.1%}  left {left}')
+    return (
+        f'{where}  {timing["time/images_per_second"]:.1f} images/s  '
+        f'{timing["time/step_seconds"]:.3g} s/step  '
+        f'data wait {timing["time/data_wait_share"]:.1%}  left {left}'
+    )
 
 
 def compare(step, probes, initial) -> str:
     """The frozen encoder's probes beside the initial encoder's, calibrated and not."""
-    parts = [f'{label} {probes[f"{key}/auroc"]:.3f} (initial {initial[f"{key}/auroc_init"]:.3f}, '
-             f'uncalibrated {initial[f"{key}/auroc_init_uncalibrated"]:.3f})'
-             for label, key in (('probe', 'probe'), ('kNN', 'knn'))]
+    parts = [
+        f'{label} {probes[f"{key}/auroc"]:.3f} (initial {initial[f"{key}/auroc_init"]:.3f}, '
+        f'uncalibrated {initial[f"{key}/auroc_init_uncalibrated"]:.3f})'
+        for label, key in (('probe', 'probe'), ('kNN', 'knn'))
+    ]
     return f'step {step}  mean AUROC of the frozen encoder: ' + ', '.join(parts)
 
 
@@ -99,12 +106,17 @@ class Meter:
 
     def window(self) -> dict[str, float]:
         """Means over the steps since the last call; empty for the first step of a run alone."""
-        steps, seconds, wait = (
-            a - b for a, b in zip((self._steps, self._seconds, self._wait), self._window))
+        steps, seconds, wait = (a - b for a, b in zip((self._steps, self._seconds, self._wait), self._window))
         self._window = (self._steps, self._seconds, self._wait)
-        return {'time/images_per_second': steps * self._batch_size / seconds,
+        return (
+            {
+                'time/images_per_second': steps * self._batch_size / seconds,
                 'time/step_seconds': seconds / steps,
-                'time/data_wait_share': wait / seconds} if steps else {}
+                'time/data_wait_share': wait / seconds,
+            }
+            if steps
+            else {}
+        )
 
     def images_per_second(self) -> float | None:
         """Over the whole run; a pair of views counts as one image. None before the second step."""

@@ -38,7 +38,13 @@ def create(method, optimizer, seed: int, sharding) -> TrainState:
     def init(key):
         variables, method_state = method.init(key)
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, zero, variables['params'], variables['batch_stats'],
-                          optimizer.init(variables['params']), method_state)
+        return TrainState(
+            zero,
+            zero,
+            variables['params'],
+            variables['batch_stats'],
+            optimizer.init(variables['params']),
+            method_state,
+        )
 
     return jax.jit(init, out_shardings=sharding)(jax.random.key(seed))

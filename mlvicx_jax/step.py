@@ -7,7 +7,7 @@ scaling by hand.
 """
 
 import functools
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.state import TrainState
 
 
-def make_train_step(method, optimizer: optax.GradientTransformation, mesh, seed: int,
-                    total_steps: int, accumulation: int = 1) -> Callable:
+def make_train_step(
+    method, optimizer: optax.GradientTransformation, mesh, seed: int, total_steps: int, accumulation: int = 1
+) -> Callable:
     """(state, batch) -> (state, metrics, out), compiled; the state's buffers are given away.
 
     `batch` holds arrays [B, ...] split over the mesh; `metrics` scalars; `out` what the method's
@@ -47,8 +48,9 @@ def make_train_step(method, optimizer: optax.GradientTransformation, mesh, seed:
         def forward(carried, part):
             batch_stats, method_state = carried
             keys, batch, shared = part
-            out, *carried = method.forward({'params': params, 'batch_stats': batch_stats},
-                                           method_state, method.views(keys, batch), shared)
+            out, *carried = method.forward(
+                {'params': params, 'batch_stats': batch_stats}, method_state, method.views(keys, batch), shared
+            )
             return tuple(carried), out
 
         carried, whole = (batch_stats, method_state), (keys, batch)
@@ -63,21 +65,25 @@ def make_train_step(method, optimizer: optax.GradientTransformation, mesh, seed:
         loss, terms = method.loss(out, method_state)
         return loss, (terms, out, batch_stats, method_state)
 
-    loss_fn = jax.shard_map(shard_loss, mesh=mesh, in_specs=(P(), P(), P(), P(), P(AXIS)),
-                            out_specs=P())
+    loss_fn = jax.shard_map(shard_loss, mesh=mesh, in_specs=(P(), P(), P(), P(), P(AXIS)), out_specs=P())
 
     @functools.partial(jax.jit, donate_argnums=1)
     def train_step(key, state: TrainState, batch):
         key = jax.random.fold_in(key, state.step)
-        (loss, (terms, out, batch_stats, method_state)), gradient = jax.value_and_grad(
-            loss_fn, has_aux=True)(state.params, state.batch_stats, state.method_state, key, batch)
+        (loss, (terms, out, batch_stats, method_state)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, state.batch_stats, state.method_state, key, batch
+        )
         norm = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         progress = (state.step + 1) / total_steps
         after = state.replace(
-            skipped=jnp.zeros_like(state.skipped), params=params, batch_stats=batch_stats,
-            opt_state=opt_state, method_state=method.update(method_state, params, out, progress))
+            skipped=jnp.zeros_like(state.skipped),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            method_state=method.update(method_state, params, out, progress),
+        )
         # A step that is not finite leaves nothing behind but its count.
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         before = state.replace(skipped=state.skipped + 1)

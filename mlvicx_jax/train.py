@@ -10,7 +10,8 @@ import jax
 from jax.experimental import multihost_utils
 
 from mlvicx_jax import __version__, methods, optim, parallel, progress
-from mlvicx_jax import state as states, workdir as workdirs
+from mlvicx_jax import state as states
+from mlvicx_jax import workdir as workdirs
 from mlvicx_jax.checkpoint import Checkpoints
 from mlvicx_jax.data import pipeline, resident
 from mlvicx_jax.data.opening import open_data
@@ -42,8 +43,10 @@ def train(config, workdir) -> int:
     data = open_data(config)
     split = data.splits['train']
     records = records_hash(data)
-    parallel.agree(**{f'data set ({name})': part.hash for name, part in data.splits.items()},
-                   content_of_the_data_set=records)
+    parallel.agree(
+        **{f'data set ({name})': part.hash for name, part in data.splits.items()},
+        content_of_the_data_set=records,
+    )
     batch_size = fitting_batch(config, len(split))
 
     steps_per_epoch = max(1, len(split) // batch_size)
@@ -55,12 +58,16 @@ def train(config, workdir) -> int:
     state = states.create(method, optimizer, config.seed, parallel.replicated(mesh))
     state = initialise(state, config.init, whole=config.task != 'pretrain')
     proved = proof(state, config.init)
-    checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoint.every_steps,
-                              config.checkpoint.keep_last, config.checkpoint.keep_every, split.hash,
-                              records)
+    checkpoints = Checkpoints(
+        workdir / 'checkpoints',
+        config.checkpoint.every_steps,
+        config.checkpoint.keep_last,
+        config.checkpoint.keep_every,
+        split.hash,
+        records,
+    )
     progress.announce(config, workdir, mesh, method, state, data, total_steps)
-    pictures, with_pictures = resident.hold(
-        split, config.data.resident, mesh, config.data.num_threads)
+    pictures, with_pictures = resident.hold(split, config.data.resident, mesh, config.data.num_threads)
 
     module = importlib.import_module(f'mlvicx_jax.evaluation.{EVALUATIONS[config.task]}')
     evaluation = module.Evaluation(config, workdir, method, data, mesh)
@@ -77,13 +84,20 @@ def train(config, workdir) -> int:
         checkpoints.pin(best.step)
     chosen = bool(best.step) and results.exists()  # nothing is left but the best
 
-    train_step = make_train_step(method, optimizer, mesh, config.seed, total_steps,
-                                 config.accumulation)
+    train_step = make_train_step(method, optimizer, mesh, config.seed, total_steps, config.accumulation)
     levels = method.reference_levels(config.batch_size)
     stream = pipeline.train_batches(
-        split, batch_size, config.seed, start_step, jax.process_index(),
-        jax.process_count(), config.data.num_threads, config.data.num_workers,
-        config.data.prefetch, pictures)
+        split,
+        batch_size,
+        config.seed,
+        start_step,
+        jax.process_index(),
+        jax.process_count(),
+        config.data.num_threads,
+        config.data.num_workers,
+        config.data.prefetch,
+        pictures,
+    )
     log = MetricLog(workdir, start_step)
     if not start_step:
         log.write(0, initial)
@@ -122,8 +136,7 @@ def train(config, workdir) -> int:
         return found
 
     goodput.spent('start')
-    with (contextlib.closing(stream), contextlib.closing(log), contextlib.closing(checkpoints),
-          watchdog):
+    with contextlib.closing(stream), contextlib.closing(log), contextlib.closing(checkpoints), watchdog:
         if start_step and evaluation_due(start_step) and not was_evaluated(workdir, start_step):
             numbers = evaluate()
         for step in range(start_step + 1, total_steps + 1):
@@ -131,8 +144,9 @@ def train(config, workdir) -> int:
                 break
             with meter.waiting():
                 batch = next(stream)
-            arrays = with_pictures(parallel.to_global(
-                {name: array for name, array in batch.items() if name != 'record'}, mesh))
+            arrays = with_pictures(
+                parallel.to_global({name: array for name, array in batch.items() if name != 'record'}, mesh)
+            )
             watchdog.enter(step)
             state, metrics, out = train_step(state, arrays)
             last = step == total_steps
@@ -168,8 +182,10 @@ def train(config, workdir) -> int:
             if best.step:
                 state, numbers = checkpoints.restore(state, best.step), best.numbers
                 if state.step != best.step:
-                    raise UserError(f'{checkpoints.directory / str(best.step)}, the best on validation, '
-                                    'is damaged; restore a copy, or give a new --workdir')
+                    raise UserError(
+                        f'{checkpoints.directory / str(best.step)}, the best on validation, '
+                        'is damaged; restore a copy, or give a new --workdir'
+                    )
                 say(f'best on validation: step {best.step}, {best}')
             elif evaluate_every and numbers is None:
                 numbers = evaluate()
@@ -179,8 +195,9 @@ def train(config, workdir) -> int:
             goodput.tell()
             if jax.process_index() == 0:
                 newest = [line for line in read_metrics(workdir) if 'train/loss' in line][-1]
-                write_json(results, about(config, state, newest, meter, data, proved) | found
-                           | goodput.shares())
+                write_json(
+                    results, about(config, state, newest, meter, data, proved) | found | goodput.shares()
+                )
         if best.step:
             checkpoints.only(best.step)
     say(f'finished at step {int(state.step)}; results in {results}')
@@ -198,8 +215,10 @@ def fitting_batch(config, images: int) -> int:
     if config.task == 'pretrain' or config.batch_size <= images:
         return config.batch_size
     if images < parts:
-        raise UserError(f'config.data.labelled.share={config.data.labelled.share} leaves {images} '
-                        f'images for {parts} devices; take a larger share or fewer devices')
+        raise UserError(
+            f'config.data.labelled.share={config.data.labelled.share} leaves {images} '
+            f'images for {parts} devices; take a larger share or fewer devices'
+        )
     size = images // parts * parts
     say(f'config.batch_size is {config.batch_size}; the {images} labelled images make it {size}')
     return size
@@ -220,27 +239,39 @@ class NonFiniteGuard:
         if not self.skipping:
             return
         bad = next(name for name in ('loss', 'gradient_norm') if not math.isfinite(metrics[name]))
-        self._reports.append({'step': step, 'metrics': {k: str(v) for k, v in metrics.items()},
-                              'image_ids': image_ids.tolist()})
+        self._reports.append(
+            {'step': step, 'metrics': {k: str(v) for k, v in metrics.items()}, 'image_ids': image_ids.tolist()}
+        )
         write_json(self._path, self._reports)
-        what = (f'{bad} is {metrics[bad]} at step {step}; images {", ".join(image_ids[:3])} ... '
-                f'(all in {self._path})')
+        what = (
+            f'{bad} is {metrics[bad]} at step {step}; images {", ".join(image_ids[:3])} ... '
+            f'(all in {self._path})'
+        )
         if metrics['skipped'] < self._most:
             say(f'{what}; this step is skipped')
             return
         raise UserError(
             f'{what}, as in the {self._most - 1} steps before it. Lower config.optim.learning_rate or '
-            'look at these images, then run the same command: it goes on from the last checkpoint')
+            'look at these images, then run the same command: it goes on from the last checkpoint'
+        )
 
 
 def about(config, state, metrics, meter, data, proved) -> dict:
     """What every results.json has: the last training numbers, and what they were made on."""
     made_of = {} if config.task == 'pretrain' else downstream.about(config, data, proved)
-    return made_of | {name: value for name, value in metrics.items() if name.startswith('train/')} | {
-        'task': config.task, 'step': int(state.step), 'label_names': list(data.label_names),
-        'images_per_second': meter.images_per_second() or metrics.get('time/images_per_second'),
-        'data/train_hash': data.splits['train'].hash,
-        'device': parallel.device_name(), 'version': __version__}
+    return (
+        made_of
+        | {name: value for name, value in metrics.items() if name.startswith('train/')}
+        | {
+            'task': config.task,
+            'step': int(state.step),
+            'label_names': list(data.label_names),
+            'images_per_second': meter.images_per_second() or metrics.get('time/images_per_second'),
+            'data/train_hash': data.splits['train'].hash,
+            'device': parallel.device_name(),
+            'version': __version__,
+        }
+    )
 
 
 class StopRequest:

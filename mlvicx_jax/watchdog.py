@@ -80,7 +80,9 @@ class Watchdog:
                 faulthandler.dump_traceback()
                 self._end(
                     f'no step has begun for {self._limit:g} s (config.watchdog_seconds), the last was '
-                    f'step {self._step}', self._missing() or 'the stacks above tell where it stands')
+                    f'step {self._step}',
+                    self._missing() or 'the stacks above tell where it stands',
+                )
 
     def _beat(self, leaving: bool = False):
         if not self._several:
@@ -88,14 +90,25 @@ class Watchdog:
         self._beats += 1
         with contextlib.suppress(OSError):  # a full disk is the loop's to report
             self._folder.mkdir(exist_ok=True)
-            write_json(self._file(jax.process_index()), {
-                'beat': self._beats, 'step': self._step, 'host': socket.gethostname(),
-                'pid': os.getpid(), 'leaving': leaving})
+            write_json(
+                self._file(jax.process_index()),
+                {
+                    'beat': self._beats,
+                    'step': self._step,
+                    'host': socket.gethostname(),
+                    'pid': os.getpid(),
+                    'leaving': leaving,
+                },
+            )
 
     def _end(self, what, who):
         """Says what happened and who is missing, and leaves without waiting for anybody."""
-        print(f'error: {what}; {who}. Run the same command again on all hosts: it goes on from the last '
-              'checkpoint', file=sys.stderr, flush=True)
+        print(
+            f'error: {what}; {who}. Run the same command again on all hosts: it goes on from the last '
+            'checkpoint',
+            file=sys.stderr,
+            flush=True,
+        )
         for child in multiprocessing.active_children():  # that decode images
             child.kill()
         os._exit(STALLED)
@@ -110,8 +123,9 @@ class Watchdog:
         others = [p for p in range(jax.process_count()) if p != jax.process_index()]
         name = lambda p: f'process {p} ({after.get(p, {}).get("host", "unknown host")})'
         sign = lambda found: found and (found['leaving'] or found['beat'])
-        silent = [p for p in others if sign(after.get(p)) is not True
-                  and sign(after.get(p)) == sign(before.get(p))]
+        silent = [
+            p for p in others if sign(after.get(p)) is not True and sign(after.get(p)) == sign(before.get(p))
+        ]
         if silent:
             return 'no sign of life from ' + ', '.join(map(name, silent))
         behind = [p for p in others if p in after and after[p]['step'] < self._step]

@@ -13,13 +13,17 @@ os.environ['JAX_NUM_CPU_DEVICES'] = '4'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.jax_cache'))  # outlives a session
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
 # Networks this small cost their compilation, not their steps: half of it is left out.
-os.environ['XLA_FLAGS'] = ' '.join((
-    os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level=0',
-    '--xla_llvm_disable_expensive_passes=true'))
+os.environ['XLA_FLAGS'] = ' '.join(
+    (
+        os.environ.get('XLA_FLAGS', ''),
+        '--xla_backend_optimization_level=0',
+        '--xla_llvm_disable_expensive_passes=true',
+    )
+)
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
-from absl import flags
 import pytest
+from absl import flags
 
 import tiny
 
@@ -41,8 +45,8 @@ def pytest_itemcollected(item):
 def data_dir(tmp_path_factory):
     """The folder of the phantom of `tiny.get_config`, prepared."""
     from mlvicx_jax import prepare
+
     path = tmp_path_factory.mktemp('phantom')
     config = tiny.get_config()
-    prepare.prepare(config.data.name, path,
-                    options={'size': config.data.stored_size, **config.data.options})
+    prepare.prepare(config.data.name, path, options={'size': config.data.stored_size, **config.data.options})
     return path

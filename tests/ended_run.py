@@ -4,7 +4,8 @@ import contextlib
 import json
 
 import tiny
-from mlvicx_jax import methods, optim, parallel, state as states
+from mlvicx_jax import methods, optim, parallel
+from mlvicx_jax import state as states
 from mlvicx_jax.checkpoint import Checkpoints
 from mlvicx_jax.log import write_json
 

@@ -2,10 +2,10 @@
 
 import importlib
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from mlvicx_jax.data.augment import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
@@ -25,11 +25,11 @@ class Pixels(nn.Module):
 def method_on_pixels(name, **fields):
     """The method called `name` on `Pixels`, and variables whose every leaf is random."""
     module = importlib.import_module(f'mlvicx_jax.methods.{name}')
-    method = module.Method(
-        encoder=Pixels(), recipes={'first': Recipe()}, image_size=PIXELS, **fields)
+    method = module.Method(encoder=Pixels(), recipes={'first': Recipe()}, image_size=PIXELS, **fields)
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: method.network.init(
-        jax.random.key(0), jnp.zeros((1, PIXELS, PIXELS, 3)), train=True))
+    shapes = jax.eval_shape(
+        lambda: method.network.init(jax.random.key(0), jnp.zeros((1, PIXELS, PIXELS, 3)), train=True)
+    )
     variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     return method, {'batch_stats': {}} | variables
 

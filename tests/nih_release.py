@@ -3,11 +3,15 @@
 import cv2
 import numpy as np
 
-HEADER = ('Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,'
-          'View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]')
-KAGGLE_HEADER = ('Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,'
-                 'View Position,OriginalImageWidth,OriginalImageHeight,'
-                 'OriginalImagePixelSpacing_x,OriginalImagePixelSpacing_y')
+HEADER = (
+    'Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,'
+    'View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]'
+)
+KAGGLE_HEADER = (
+    'Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,'
+    'View Position,OriginalImageWidth,OriginalImageHeight,'
+    'OriginalImagePixelSpacing_x,OriginalImagePixelSpacing_y'
+)
 BOX_HEADER = 'Image Index,Finding Label,Bbox [x,y,w,h],,,'
 FINDINGS = ('No Finding', 'Hernia', 'Infiltration|Mass', 'Atelectasis|Pleural_Thickening')
 
@@ -27,10 +31,11 @@ def write_release(root, train_patients=6, test_patients=2, size=64, kaggle=False
             if visit:  # as a few hundred of the real ones are
                 image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGRA)
             cv2.imwrite(str(folder / image_id), image)
-            number, age = (f'{patient:08}', f'{50 + patient:03}Y') if kaggle else (
-                patient, 50 + patient)
-            rows.append(f'{image_id},{FINDINGS[patient % 4]},{visit},{number},{age},'
-                        f'{"FM"[patient % 2]},{("PA", "AP")[visit]},2500,2048,0.168,0.168')
+            number, age = (f'{patient:08}', f'{50 + patient:03}Y') if kaggle else (patient, 50 + patient)
+            rows.append(
+                f'{image_id},{FINDINGS[patient % 4]},{visit},{number},{age},'
+                f'{"FM"[patient % 2]},{("PA", "AP")[visit]},2500,2048,0.168,0.168'
+            )
     name = 'Data_Entry_2017.csv' if kaggle else 'Data_Entry_2017_v2020.csv'
     header = KAGGLE_HEADER if kaggle else HEADER
     (root / name).write_text('\n'.join([header, *rows]) + '\n')
@@ -38,5 +43,6 @@ def write_release(root, train_patients=6, test_patients=2, size=64, kaggle=False
         (root / f'{split}_list.txt').write_text('\n'.join(ids) + '\n')
     (root / 'BBox_List_2017.csv').write_text(
         f'{BOX_HEADER}\n{lists["train_val"][0]},Infiltrate,256,512,128.0,64,,,\n'
-        f'{lists["train_val"][0]},Mass,1000,0,24.5,1024,,,\n')
+        f'{lists["train_val"][0]},Mass,1000,0,24.5,1024,,,\n'
+    )
     return lists

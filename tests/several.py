@@ -24,12 +24,22 @@ def processes(program, arguments, devices=1, outputs=None, **environment):
         devices: virtual ones of each process.
         outputs: files that take what they say; None pipes it to who reads it.
     """
-    environment = os.environ | environment | {
-        'JAX_NUM_CPU_DEVICES': str(devices), 'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'}
-    started = [subprocess.Popen(
-        [sys.executable, '-c', program, *map(str, words)], cwd=ROOT, env=environment, text=True,
-        stdout=outputs[i] if outputs else subprocess.PIPE, stderr=subprocess.STDOUT)
-        for i, words in enumerate(arguments)]
+    environment = (
+        os.environ
+        | environment
+        | {'JAX_NUM_CPU_DEVICES': str(devices), 'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'}
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, '-c', program, *map(str, words)],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=outputs[i] if outputs else subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for i, words in enumerate(arguments)
+    ]
     try:
         yield started
     finally:

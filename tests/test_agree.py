@@ -2,7 +2,7 @@
 
 import several
 
-PROGRAM = '''
+PROGRAM = """
 import sys
 from mlvicx_jax import parallel
 from mlvicx_jax.errors import UserError
@@ -13,7 +13,7 @@ try:
     parallel.agree(config='one', code='other' * int(process), data_set='d')
 except UserError as error:
     print('refused:', error)
-'''
+"""
 
 
 def test_processes_that_differ_say_in_what():

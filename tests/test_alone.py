@@ -5,10 +5,11 @@ import socket
 import time
 
 import several
+
 from mlvicx_jax.watchdog import STALLED
 
 LIMIT = 4.0  # seconds of the watchdog
-PROGRAM = '''
+PROGRAM = """
 import sys
 import jax, jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -33,22 +34,30 @@ def train():
                 raise UserError('the disk of this host is full; free some')
 
 main.run(train)
-'''
+"""
 
 
 def end_of(workdir, victims):
     """[(exit code, what was said, seconds from the first end)] of both processes."""
     address, files = several.free_address(), [workdir / f'said{i}' for i in range(2)]
     ended, start = {}, time.monotonic()
-    with several.processes(PROGRAM, [(address, i, workdir, LIMIT, victims) for i in range(2)],
-                           outputs=[file.open('w') for file in files]) as processes:
+    with several.processes(
+        PROGRAM,
+        [(address, i, workdir, LIMIT, victims) for i in range(2)],
+        outputs=[file.open('w') for file in files],
+    ) as processes:
         while len(ended) < 2 and time.monotonic() - start < 240:
-            ended |= {i: time.monotonic() for i, process in enumerate(processes)
-                      if i not in ended and process.poll() is not None}
+            ended |= {
+                i: time.monotonic()
+                for i, process in enumerate(processes)
+                if i not in ended and process.poll() is not None
+            }
             time.sleep(0.05)
         assert len(ended) == 2, [file.read_text()[-3000:] for file in files]
-    return [(process.returncode, file.read_text(), ended[i] - min(ended.values()))
-            for i, (process, file) in enumerate(zip(processes, files))]
+    return [
+        (process.returncode, file.read_text(), ended[i] - min(ended.values()))
+        for i, (process, file) in enumerate(zip(processes, files))
+    ]
 
 
 MISTAKE = 'error: the disk of this host is full; free some\n'

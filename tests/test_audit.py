@@ -10,15 +10,17 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from nih_release import write_release
 
-from mlvicx_jax.audit import __main__ as command, copies, page, report as reports
+from mlvicx_jax.audit import __main__ as command
+from mlvicx_jax.audit import copies, page
+from mlvicx_jax.audit import report as reports
 from mlvicx_jax.data.source import open_folder
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.prepare import prepare
 from mlvicx_jax_datasets import nih_lists, radiograph, release
 from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
 from mlvicx_jax_datasets.phantom_cxr import render
-from nih_release import write_release
 
 REAL = pathlib.Path(os.environ.get('MLVICX_REAL_DATA', 'absent'))
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason='MLVICX_REAL_DATA names no folder')
@@ -49,9 +51,9 @@ def _plant(root, patch):
     film = radiograph.read_image(root / 'images' / cropped)
     planted = {
         '90000001_000.png': (copied, (root / 'images' / copied).read_bytes()),
-        '90000002_000.png': (recompressed, _jpeg(
-            radiograph.read_image(root / 'images' / recompressed), 75)),
-        '90000003_000.png': (cropped, radiograph.encode_png(film[CROPS['sides']]))}
+        '90000002_000.png': (recompressed, _jpeg(radiograph.read_image(root / 'images' / recompressed), 75)),
+        '90000003_000.png': (cropped, radiograph.encode_png(film[CROPS['sides']])),
+    }
     for name, (source, data) in planted.items():
         (root / 'images' / name).write_bytes(data)
         row = rows[source].split(',')
@@ -59,8 +61,7 @@ def _plant(root, patch):
         table += ','.join(row) + '\n'
     (root / nih.TABLES[0]).write_text(table)
     lists['train_val'].remove(moved)
-    for split, names in (('train_val', lists['train_val']),
-                         ('test', [*lists['test'], *planted, moved])):
+    for split, names in (('train_val', lists['train_val']), ('test', [*lists['test'], *planted, moved])):
         (root / nih_lists.LISTS[split]).write_text('\n'.join(names) + '\n')
     patch.setattr(nih, '_check', lambda *_: None)  # the builder itself refuses such a patient
     patch.setattr(release, '_check', lambda *_: None)
@@ -74,14 +75,13 @@ def _audit(folder, out, *flags):
 
 
 def _check_planted(report, pairs, patient):
-    assert {frozenset(member['image_id'] for member in film['members'])
-            for film in report['films']} == pairs
+    assert {frozenset(member['image_id'] for member in film['members']) for film in report['films']} == pairs
     assert all(film['leak'] for film in report['films'])
     assert sorted(film['exact'] for film in report['films']) == [False, False, True]
     leaks = [row for row in report['patients'] if row['leak']]
     assert leaks and all(row['patients'] == [patient] for row in leaks)
     text = '\n'.join(report['problems'])
-    assert text.count('is not NIH\'s official one') == 2  # a film left one list for the other
+    assert text.count("is not NIH's official one") == 2  # a film left one list for the other
     assert ' film' in text and f': {patient}' in text
 
 
@@ -110,12 +110,10 @@ def test_clean_release_passes(releases, tmp_path, capsys):
     text = capsys.readouterr().out
     assert 'no leak found' in text and "the list of test is NIH's official one" in text
     (data,) = report['sets']
-    for split in open_folder(reports.find_folder(str(releases[0] / 'clean'), tmp_path)
-                             ).splits.values():
+    for split in open_folder(reports.find_folder(str(releases[0] / 'clean'), tmp_path)).splits.values():
         told = data['splits'][split.name]
         assert told['sha256'] == split.hash and told['images'] == len(split)
-        assert told['positives']['Hernia'] == split.labels[:, 13].sum() and (
-            'Cardiomegaly' in told['absent'])
+        assert told['positives']['Hernia'] == split.labels[:, 13].sum() and ('Cardiomegaly' in told['absent'])
 
 
 def test_five_planted_leaks_are_found(releases, tmp_path, capsys):
@@ -142,17 +140,18 @@ def test_between_sets_only_test_against_the_rest_is_a_leak(releases, tmp_path):
     drawn_anew = open_folder(clean.folder, split_seed=1).splits
     report = reports.audit([clean, dataclasses.replace(other, splits=drawn_anew)])
     assert report['problems'] == [] and any(
-        row['one'].endswith('validation') != row['other'].endswith('validation')
-        for row in report['overlaps'])
+        row['one'].endswith('validation') != row['other'].endswith('validation') for row in report['overlaps']
+    )
     train, test = clean.splits['train'], clean.splits['test']
     spoiled = clean.splits | {
         'train': train.take(np.arange(1, len(train))),
-        'test': dataclasses.replace(test.take(np.arange(1)), records=train.records[:1],
-                                    source=train.source)}
+        'test': dataclasses.replace(test.take(np.arange(1)), records=train.records[:1], source=train.source),
+    }
     report = reports.audit([clean, dataclasses.replace(other, splits=spoiled)])
     assert report['problems'] == ['1 film in both nih_chestxray14 train and other test']
-    nih_ids = dataclasses.replace(other, metadata=clean.metadata, splits=clean.splits | {
-        'test': train.take(np.arange(2))})
+    nih_ids = dataclasses.replace(
+        other, metadata=clean.metadata, splits=clean.splits | {'test': train.take(np.arange(2))}
+    )
     assert any('patient' in problem for problem in reports.audit([clean, nih_ids])['problems'])
 
 
@@ -179,15 +178,27 @@ def test_blocks_do_not_change_the_candidates(monkeypatch):
 @needs_real_data
 def test_texture_tells_copies_from_other_films_of_a_patient():
     folder = REAL / 'nih_sample/images'
-    films = [radiograph.resize(radiograph.read_image(folder / name), 256) for name in (
-        '00009507_001.png', '00009507_002.png', '00001543_003.png', '00001543_004.png',
-        '00001772_007.png', '00003211_004.png', '00002556_000.png', '00003248_001.png')]
+    films = [
+        radiograph.resize(radiograph.read_image(folder / name), 256)
+        for name in (
+            '00009507_001.png',
+            '00009507_002.png',
+            '00001543_003.png',
+            '00001543_004.png',
+            '00001772_007.png',
+            '00003211_004.png',
+            '00002556_000.png',
+            '00003248_001.png',
+        )
+    ]
     for one, other in zip(films[::2], films[1::2]):  # the pairs of the 999 that are most alike
         assert copies.texture_correlation(one, other) < copies.SAME - 0.08
-        for image in (radiograph.decode_image(_jpeg(one, 70), 'jpeg'),
-                      *(one[crop] for crop in CROPS.values()),
-                      radiograph.decode_image(_jpeg(one[CROPS['corner']], 70), 'jpeg'),
-                      (255 * (one / 255)**0.7).astype(np.uint8)):
+        for image in (
+            radiograph.decode_image(_jpeg(one, 70), 'jpeg'),
+            *(one[crop] for crop in CROPS.values()),
+            radiograph.decode_image(_jpeg(one[CROPS['corner']], 70), 'jpeg'),
+            (255 * (one / 255) ** 0.7).astype(np.uint8),
+        ):
             assert copies.texture_correlation(one, image) > copies.SAME
 
 
@@ -196,7 +207,8 @@ def test_duplicate_of_the_release_is_found():
     paths = sorted((REAL / 'originals').glob('*.png'))
     found = copies.find_copies(len(paths), lambda i: radiograph.read_image(paths[i]))
     assert [(paths[c.one].name, paths[c.other].name, c.exact) for c in found] == [
-        ('00002658_001.png', '00002658_002.png', True)]
+        ('00002658_001.png', '00002658_002.png', True)
+    ]
 
 
 @needs_real_data
@@ -218,14 +230,17 @@ def test_five_leaks_among_999_real_films(tmp_path, monkeypatch):
 
 
 def test_a_page_shows_one_film_of_each_split_first():
-    members = [{'set': 'a', 'split': split, 'image_id': str(i)}
-               for i, split in enumerate(['train'] * 5 + ['test'])]
+    members = [
+        {'set': 'a', 'split': split, 'image_id': str(i)} for i, split in enumerate(['train'] * 5 + ['test'])
+    ]
     assert [m['image_id'] for m in page._most_telling(members)] == ['0', '5', '1', '2']
 
 
 def test_sheets_show_each_split_and_label(releases, tmp_path):
-    assert command.main(['nih_chestxray14', '--data_dir', str(releases[0] / 'clean'), '--sheets',
-                         str(tmp_path)]) == 0
+    assert (
+        command.main(['nih_chestxray14', '--data_dir', str(releases[0] / 'clean'), '--sheets', str(tmp_path)])
+        == 0
+    )
     names = {path.stem for path in tmp_path.iterdir()}
     assert 'nih_chestxray14_test_Pleural_Thickening' in names and len(names) > 8
     assert 'nih_chestxray14_test_Edema' not in names  # of which there is none

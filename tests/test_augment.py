@@ -17,9 +17,7 @@ from mlvicx_jax.data import augment
 from mlvicx_jax.data.preview import write_preview
 from mlvicx_jax.errors import UserError
 
-IDENTITY = augment.Recipe(
-    area=(1, 1), aspect=(1, 1), flip=0, jitter_probability=0, blur_probability=0
-)
+IDENTITY = augment.Recipe(area=(1, 1), aspect=(1, 1), flip=0, jitter_probability=0, blur_probability=0)
 EVERYTHING = augment.Recipe(rotation=15, blur_probability=0.5, solarise_probability=0.5)
 views_of = jax.jit(augment.augment, static_argnames=('size', 'recipe'))
 
@@ -170,9 +168,7 @@ def test_views_are_finite_and_in_range():
 
 def test_a_view_depends_on_its_own_key_and_image_alone():
     whole = views_of(keys(), pictures(), 96, EVERYTHING)
-    halves = [
-        views_of(keys()[part], pictures()[part], 96, EVERYTHING) for part in (slice(4), slice(4, 8))
-    ]
+    halves = [views_of(keys()[part], pictures()[part], 96, EVERYTHING) for part in (slice(4), slice(4, 8))]
     np.testing.assert_allclose(whole, np.concatenate(halves), atol=1e-6)
     again = views_of(keys(), pictures(), 96, EVERYTHING)
     np.testing.assert_array_equal(whole, again)

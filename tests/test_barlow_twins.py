@@ -2,13 +2,12 @@
 
 import itertools
 
+import heads
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-
-import heads
 
 LAMBDA = 0.3
 SHAPES = {'batch < width': (12, 40), 'batch > width': (40, 12), 'equal': (16, 16)}
@@ -28,7 +27,7 @@ def pair(request):
     """Two views' standardised embeddings, related and correlated over features."""
     rng = np.random.default_rng(0)
     b, r = request.param
-    z = rng.normal(size=(b, r)) @ rng.normal(size=(r, r)) / r ** 0.5
+    z = rng.normal(size=(b, r)) @ rng.normal(size=(r, r)) / r**0.5
     return np.float32(standardise(np.stack([z, z + 0.7 * rng.normal(size=(b, r))])))
 
 
@@ -37,7 +36,7 @@ def np_terms(z1, z2):
     on = off = 0
     for i, j in itertools.product(range(r), repeat=2):
         c = sum(np.float64(z1[n, i]) * np.float64(z2[n, j]) for n in range(b)) / b
-        on, off = (on + (c - 1) ** 2, off) if i == j else (on, off + c ** 2)
+        on, off = (on + (c - 1) ** 2, off) if i == j else (on, off + c**2)
     return on, off
 
 
@@ -59,17 +58,19 @@ def test_gram_form_has_the_gradient_of_the_direct_form(built, pair):
         eye = jnp.eye(len(c))
         return (jnp.square(c - eye) * jnp.where(eye, 1, LAMBDA)).sum()
 
-    gradient, expected = (jax.grad(f)(jnp.asarray(pair)) for f in (
-        lambda z: loss_of(built[0], z)[0], direct))
+    gradient, expected = (jax.grad(f)(jnp.asarray(pair)) for f in (lambda z: loss_of(built[0], z)[0], direct))
     scale = np.abs(expected).max((1, 2), keepdims=True)
     assert (scale > 0).all()  # both views learn
     np.testing.assert_allclose(gradient / scale, expected / scale, atol=1e-5)
 
 
 def test_loss_never_forms_the_larger_square(built):
-    shapes = {v.aval.shape for shape in SHAPES.values()
-              for eqn in jax.make_jaxpr(lambda z: loss_of(built[0], z))(jnp.zeros((2, *shape))).eqns
-              for v in eqn.outvars}
+    shapes = {
+        v.aval.shape
+        for shape in SHAPES.values()
+        for eqn in jax.make_jaxpr(lambda z: loss_of(built[0], z))(jnp.zeros((2, *shape))).eqns
+        for v in eqn.outvars
+    }
     assert (12, 12) in shapes and (40, 40) not in shapes
 
 
@@ -83,7 +84,8 @@ def test_each_view_is_a_batch_of_its_own_and_ends_standardised(built):
         np.testing.assert_allclose(out[f'embedding_{number}'], z, atol=1e-4)
         np.testing.assert_allclose(z.std(0), 1, rtol=1e-4)
     assert jax.tree.map(np.shape, {name: projector[name] for name in projector if '3' in name}) == {
-        'linear3': {'kernel': (12, 6)}}  # neither bias nor BatchNorm parameters
+        'linear3': {'kernel': (12, 6)}
+    }  # neither bias nor BatchNorm parameters
     _, terms = loss_of(method, [out['embedding_1']] * 2)
     assert terms['on_diagonal'] < 1e-6
 
@@ -112,7 +114,7 @@ def best(b, r, diagonal):
     frame = np.sqrt(2 / k) * np.where(np.arange(k)[:, None] % 2, np.sin(angle), np.cos(angle))
     basis = np.sqrt(b) * np.linalg.svd(np.eye(b) - 1 / b)[0][:, :k]  # its columns sum to 0
     # Where one view is strong the other is weak: every direction's share of C is strong * weak.
-    strong, weak = np.sqrt(1 + np.sqrt(1 - diagonal ** 2) * np.array([1, -1]))
+    strong, weak = np.sqrt(1 + np.sqrt(1 - diagonal**2) * np.array([1, -1]))
     weights = np.where(np.arange(k) // 2 % 2, strong, weak)
     return np.stack([basis * weights @ frame, basis * (diagonal / weights) @ frame])
 
@@ -125,12 +127,20 @@ def test_floor_is_attained_and_no_descent_gets_below():
     np.testing.assert_allclose(standardise(z), z, atol=1e-9)
     np.testing.assert_allclose(loss_of(method, np.float32(z))[0], floor, rtol=1e-5)
 
-    gradient = jax.jit(jax.value_and_grad(lambda z: loss_of(method, (
-        z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True))[0]))
+    gradient = jax.jit(
+        jax.value_and_grad(
+            lambda z: loss_of(method, (z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True))[0]
+        )
+    )
     for seed in range(3):
         start = np.random.default_rng(seed).normal(size=(2, b, r))
-        found = minimize(lambda z: [np.float64(x).ravel() for x in gradient(z.reshape(2, b, r))],
-                         start.ravel(), jac=True, method='L-BFGS-B', options={'maxiter': 300}).fun
+        found = minimize(
+            lambda z: [np.float64(x).ravel() for x in gradient(z.reshape(2, b, r))],
+            start.ravel(),
+            jac=True,
+            method='L-BFGS-B',
+            options={'maxiter': 300},
+        ).fun
         assert floor - 1e-5 < found < 1.001 * floor
 
 

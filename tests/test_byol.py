@@ -2,12 +2,12 @@
 
 import dataclasses
 
+import heads
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import heads
 from configs import byol as recipe
 from mlvicx_jax import optim
 from mlvicx_jax.methods.byol import truncated_normal
@@ -18,12 +18,10 @@ OUT = [f'{name}_{view}' for name in ('embedding', 'prediction', 'target') for vi
 @pytest.fixture(scope='module')
 def built():
     """The method, variables and a target, every leaf of them random."""
-    method, variables = heads.method_on_pixels('byol', projector=(12, 6), predictor=(10, 6),
-                                               momentum=0.9)
+    method, variables = heads.method_on_pixels('byol', projector=(12, 6), predictor=(10, 6), momentum=0.9)
     rng = np.random.default_rng(1)
     shapes = jax.eval_shape(lambda: method.init_state(jax.random.key(0), variables))
-    return method, variables, jax.tree.map(
-        lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    return method, variables, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
 
 
 @pytest.fixture(scope='module')
@@ -71,12 +69,14 @@ def test_each_network_sees_one_view_at_a_time(built, views):
     out, _, _ = method.forward(variables, state, views, None)
     params, target = variables['params'], state['target']['params']
     assert params['projector'].keys() == params['predictor'].keys() == {'linear1', 'bn1', 'linear2'}
-    assert not any('bias' in head[linear] for head in params.values()
-                   for linear in ('linear1', 'linear2'))
+    assert not any('bias' in head[linear] for head in params.values() for linear in ('linear1', 'linear2'))
     for number, view in enumerate(views.values(), 1):
         z = heads.np_mlp(params['projector'], heads.np_pixels(view), last_norm=False)
-        expected = {'embedding': z, 'prediction': heads.np_mlp(params['predictor'], z, False),
-                    'target': heads.np_mlp(target['projector'], heads.np_pixels(view), False)}
+        expected = {
+            'embedding': z,
+            'prediction': heads.np_mlp(params['predictor'], z, False),
+            'target': heads.np_mlp(target['projector'], heads.np_pixels(view), False),
+        }
         for name, value in expected.items():
             np.testing.assert_allclose(out[f'{name}_{number}'], value, rtol=1e-3, atol=1e-3)
 
@@ -112,8 +112,10 @@ def test_the_target_is_another_draw_without_a_predictor(built):
     assert variables['params'].keys() == {'projector', 'predictor'}
     assert target['params'].keys() == target['batch_stats'].keys() == {'projector'}
     for linear in ('linear1', 'linear2'):
-        online, other = (np.ravel(params['projector'][linear]['kernel'])
-                         for params in (variables['params'], target['params']))
+        online, other = (
+            np.ravel(params['projector'][linear]['kernel'])
+            for params in (variables['params'], target['params'])
+        )
         assert np.abs(np.corrcoef(online, other)[0, 1]) < 0.3
         np.testing.assert_allclose(online.std(), other.std(), rtol=0.2)
 
@@ -127,8 +129,7 @@ def test_linear_weights_are_haikus():
 @pytest.mark.parametrize('progress,momentum', [(0, 0.9), (1 / 3, 0.925), (0.5, 0.95), (1, 1)])
 def test_update_averages_with_a_momentum_that_rises_to_1(built, progress, momentum):
     rng = np.random.default_rng(0)
-    draw = lambda *parts: {part: {'kernel': rng.normal(size=(3, 2)).astype(np.float32)}
-                           for part in parts}
+    draw = lambda *parts: {part: {'kernel': rng.normal(size=(3, 2)).astype(np.float32)} for part in parts}
     old, new, stats = draw('encoder', 'projector'), draw('encoder', 'projector', 'predictor'), {}
     before = {'target': {'params': old, 'batch_stats': stats}}
     target = built[0].update(before, new, {}, progress)['target']
@@ -136,25 +137,32 @@ def test_update_averages_with_a_momentum_that_rises_to_1(built, progress, moment
     for part in old:
         np.testing.assert_allclose(
             target['params'][part]['kernel'],
-            momentum * old[part]['kernel'] + (1 - momentum) * new[part]['kernel'], rtol=1e-5)
+            momentum * old[part]['kernel'] + (1 - momentum) * new[part]['kernel'],
+            rtol=1e-5,
+        )
 
 
 def test_recipe_is_the_preset_for_300_epochs():
     config = recipe.get_config()
-    rate = optim.schedule(config.optim, config.batch_size, 1351, 300 * 1351,
-                          config.optim.final_factor)
-    np.testing.assert_allclose([rate(0), rate(5 * 1351), rate(10 * 1351), rate(300 * 1351)],
-                               [0, 0.0375, 0.075, 0], atol=1e-8)
+    rate = optim.schedule(config.optim, config.batch_size, 1351, 300 * 1351, config.optim.final_factor)
+    np.testing.assert_allclose(
+        [rate(0), rate(5 * 1351), rate(10 * 1351), rate(300 * 1351)], [0, 0.0375, 0.075, 0], atol=1e-8
+    )
     first, second = config.views.first, config.views.second
     assert (first.blur_probability, first.solarise_probability) == (1.0, 0.0)
     assert (second.blur_probability, second.solarise_probability) == (0.1, 0.2)
     assert first.area == second.area == (0.08, 1.0) and not config.model.zero_init_residual
 
 
-@pytest.mark.parametrize('change,named', [
-    (dict(momentum=1.5), 'momentum=1.5'), (dict(projector=()), r'projector=\(\)'),
-    (dict(predictor=(16, 0)), r'predictor=\(16, 0\)'),
-    (dict(predictor=(16, 9)), 'ends in 9, expected the width of what it predicts, 6')])
+@pytest.mark.parametrize(
+    'change,named',
+    [
+        (dict(momentum=1.5), 'momentum=1.5'),
+        (dict(projector=()), r'projector=\(\)'),
+        (dict(predictor=(16, 0)), r'predictor=\(16, 0\)'),
+        (dict(predictor=(16, 9)), 'ends in 9, expected the width of what it predicts, 6'),
+    ],
+)
 def test_bad_options_are_named(built, change, named):
     with pytest.raises(ValueError, match=named):
         dataclasses.replace(built[0], **change)

@@ -26,8 +26,7 @@ def method():
 def step(method):
     """One pass from the initial state: what went in, came out, and the gradient into both trees."""
     rng = np.random.default_rng(0)
-    views = {name: np.float32(rng.uniform(size=(BATCH, 80, 80, 1)))
-             for name in ('first', 'second', 'target')}
+    views = {name: np.float32(rng.uniform(size=(BATCH, 80, 80, 1))) for name in ('first', 'second', 'target')}
     return tiny.one_pass(method, views, KEY)
 
 
@@ -35,8 +34,7 @@ def random_out():
     rng = np.random.default_rng(0)
     z = rng.normal(size=(2, BATCH, 8))
     z = np.float32(z / np.linalg.norm(z, axis=-1, keepdims=True))
-    return {'embedding_1': z[0], 'embedding_2': z[1],
-            'restoration': np.float32(rng.uniform(size=BATCH))}
+    return {'embedding_1': z[0], 'embedding_2': z[1], 'restoration': np.float32(rng.uniform(size=BATCH))}
 
 
 def test_loss_is_contrast_and_ten_times_restoration(method, step):
@@ -54,16 +52,15 @@ def test_loss_is_contrast_and_ten_times_restoration(method, step):
 
 def test_the_query_network_restores_the_target_from_the_first_view(method, step):
     network = dataclasses.replace(method, encoder=method.encoder.clone(axis_name=None)).network
-    images = (step['views']['first'] - np.float32([0.485, 0.456, 0.406])) / np.float32(
-        [0.229, 0.224, 0.225])
+    images = (step['views']['first'] - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
 
     @jax.jit
     def run(images):
         def pictures(network, images):
             maps = network.encoder(images, True)
             return maps['pooled'], network.restoration(network.decoder(maps, 80, True)[-1])
-        return network.apply(step['variables'], images, method=pictures,
-                             mutable=['batch_stats'])[0]
+
+        return network.apply(step['variables'], images, method=pictures, mutable=['batch_stats'])[0]
 
     pooled, logits = map(np.float64, run(images))
     assert logits.shape == (BATCH, 80, 80, 1)
@@ -73,17 +70,19 @@ def test_the_query_network_restores_the_target_from_the_first_view(method, step)
     head = jax.tree.map(np.float64, step['variables']['params']['projector'])
     hidden = np.maximum(pooled @ head['linear1']['kernel'] + head['linear1']['bias'], 0)
     z = hidden @ head['linear2']['kernel'] + head['linear2']['bias']
-    np.testing.assert_allclose(step['out']['embedding_1'],
-                               z / np.linalg.norm(z, axis=-1, keepdims=True), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        step['out']['embedding_1'], z / np.linalg.norm(z, axis=-1, keepdims=True), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_pictures_are_grey_between_black_and_white(method, step):
     network = dataclasses.replace(method, encoder=method.encoder.clone(axis_name=None)).network
     (_, pictures), _ = jax.eval_shape(
         lambda images: network.apply(step['variables'], images, True, mutable=['batch_stats']),
-        jnp.zeros((BATCH, 80, 80, 3), jnp.bfloat16))
+        jnp.zeros((BATCH, 80, 80, 3), jnp.bfloat16),
+    )
     assert pictures.shape == (BATCH, 80, 80, 1) and pictures.dtype == jnp.float32
-    assert 0 < step['out']['restoration'].min() and step['out']['restoration'].max() < 1
+    assert step['out']['restoration'].min() > 0 and step['out']['restoration'].max() < 1
 
 
 def test_only_the_query_network_learns(step):
@@ -98,17 +97,22 @@ def test_only_the_query_network_learns(step):
 def test_no_gradient_reaches_keys_or_queue(method, step):
     key, queue = step['state']['key'], step['state']['queue']['keys']
     into_out, into_queue = jax.grad(
-        lambda out, queue: method.loss(out, {'key': key, 'queue': {'keys': queue}})[0], (0, 1))(
-            random_out(), queue)
+        lambda out, queue: method.loss(out, {'key': key, 'queue': {'keys': queue}})[0], (0, 1)
+    )(random_out(), queue)
     assert np.all(np.any(into_out['embedding_1'], -1)) and np.all(into_out['restoration'])
     assert not np.any(into_out['embedding_2']) and not np.any(into_queue)
 
 
 def test_key_network_is_encoder_and_head_of_the_query_network(step):
     parts = {'params': ('encoder', 'projector'), 'batch_stats': ('encoder',)}
-    tiny.assert_close(step['state']['key'], {
-        collection: {part: step['variables'][collection][part] for part in names}
-        for collection, names in parts.items()}, 0)
+    tiny.assert_close(
+        step['state']['key'],
+        {
+            collection: {part: step['variables'][collection][part] for part in names}
+            for collection, names in parts.items()
+        },
+        0,
+    )
 
 
 def test_a_pass_changes_statistics_alone(step):
@@ -121,8 +125,10 @@ def test_a_pass_changes_statistics_alone(step):
 
 @pytest.mark.parametrize('flipped', [False, True])
 def test_target_is_the_first_views_clean_crop(method, flipped):
-    recipes = {name: dataclasses.replace(r, flip=1.0, jitter_probability=0.0, blur_probability=0.0)
-               for name, r in method.recipes.items()}
+    recipes = {
+        name: dataclasses.replace(r, flip=1.0, jitter_probability=0.0, blur_probability=0.0)
+        for name, r in method.recipes.items()
+    }
     method = dataclasses.replace(method, recipes=recipes, flip_target=flipped)
     images = np.random.default_rng(0).integers(0, 256, (64, 96, 96, 1), np.uint8)
     keys = jax.random.split(KEY, 64)
@@ -140,18 +146,15 @@ def test_jitter_and_blur_are_not_in_the_target(method):
     images = np.random.default_rng(0).integers(0, 256, (BATCH, 96, 96, 1), np.uint8)
     keys = jax.random.split(KEY, BATCH)
     target = jax.jit(method.views)(keys, {'image': images})['target']
-    crop = dataclasses.replace(method.recipes['first'], flip=0.0, jitter_probability=0.0,
-                               blur_probability=0.0)
+    crop = dataclasses.replace(method.recipes['first'], flip=0.0, jitter_probability=0.0, blur_probability=0.0)
     expected = jax.jit(lambda: augment.views(keys, images, 80, {'first': crop}))()['first']
     np.testing.assert_allclose(target, expected, atol=1e-4)
 
 
 def test_recipe_is_the_authors_at_a_batch_of_64():
     config = recipe.get_config()
-    rate = optim.schedule(config.optim, config.batch_size, 1351, 300 * 1351,
-                          config.optim.final_factor)
-    np.testing.assert_allclose([rate(0), rate(150 * 1351), rate(300 * 1351)], [0.0075, 0.00375, 0],
-                               atol=1e-8)
+    rate = optim.schedule(config.optim, config.batch_size, 1351, 300 * 1351, config.optim.final_factor)
+    np.testing.assert_allclose([rate(0), rate(150 * 1351), rate(300 * 1351)], [0.0075, 0.00375, 0], atol=1e-8)
     method = methods.create(config)
     network = method.network
     assert network.encoder.norm_groups == network.decoder.norm_groups == 2

@@ -21,9 +21,14 @@ def state_at(step, offset=0.0):
     """A small state of every kind of leaf, on four devices."""
     rng = np.random.default_rng(step)
     w = rng.normal(size=(64, 32)).astype(np.float32) + np.float32(offset)
-    state = TrainState(np.int32(step), np.int32(0), {'encoder': {'w': w, 'b': w[0]}},
-                       {'encoder': {'mean': w[1]}},
-                       {'trace': w * 2, 'count': np.int32(step)}, {'queue': w[:2]})
+    state = TrainState(
+        np.int32(step),
+        np.int32(0),
+        {'encoder': {'w': w, 'b': w[0]}},
+        {'encoder': {'mean': w[1]}},
+        {'trace': w * 2, 'count': np.int32(step)},
+        {'queue': w[:2]},
+    )
     return jax.device_put(state, parallel.replicated(parallel.create_mesh(4)))
 
 
@@ -58,8 +63,7 @@ def restore(folder, data_hash='hash'):
 
 
 def files(folder):
-    return sorted(path for path in pathlib.Path(folder).rglob('*')
-                  if path.is_file() and path.stat().st_size)
+    return sorted(path for path in pathlib.Path(folder).rglob('*') if path.is_file() and path.stat().st_size)
 
 
 def test_restores_the_newest_with_its_types_and_on_its_devices(copy):
@@ -118,16 +122,22 @@ def test_other_training_images_are_refused_and_the_checkpoint_kept(copy):
 
 def test_a_save_that_fails_names_the_complete_checkpoints(copy, monkeypatch):
     checkpoints = Checkpoints(copy, 1, 5, 0, 'hash')
-    monkeypatch.setattr(checkpoints._manager, 'save', lambda *a, **k: (_ for _ in ()).throw(
-        OSError(28, 'No space left on device')))
+    monkeypatch.setattr(
+        checkpoints._manager,
+        'save',
+        lambda *a, **k: (_ for _ in ()).throw(OSError(28, 'No space left on device')),
+    )
     with pytest.raises(UserError, match=r'step 4.*No space left.*\[1, 2, 3\]'):
         checkpoints.save(state_at(4))
     checkpoints.close()
 
 
 def test_fingerprint_sees_every_flipped_bit():
-    tree = {'a': jnp.arange(6, dtype=jnp.float32).reshape(2, 3), 'b': jnp.int32(7),
-            'c': jnp.zeros(40, jnp.float32)}
+    tree = {
+        'a': jnp.arange(6, dtype=jnp.float32).reshape(2, 3),
+        'b': jnp.int32(7),
+        'c': jnp.zeros(40, jnp.float32),
+    }
     whole = int(fingerprint(tree))
     words = {name: np.asarray(x).view(np.uint32) for name, x in tree.items()}
     for name, word in words.items():
@@ -151,13 +161,19 @@ def test_a_run_that_logged_nothing_leaves_its_folder_free(tmp_path):
     workdir.claim(tmp_path, tiny.get_config('released'))
 
 
-CHANGES = {'method.widths': (16, 16, 32), 'model.width': 8, 'data.image_size': 96,
-           'data.options.patients': 30, 'views.first.rotation': 5.0, 'seed': 4, 'batch_size': 32}
+CHANGES = {
+    'method.widths': (16, 16, 32),
+    'model.width': 8,
+    'data.image_size': 96,
+    'data.options.patients': 30,
+    'views.first.rotation': 5.0,
+    'seed': 4,
+    'batch_size': 32,
+}
 
 
 @pytest.mark.parametrize('field,value', CHANGES.items(), ids=CHANGES.keys())
-def test_a_resume_with_another_config_is_refused_with_the_difference(
-        tmp_path, monkeypatch, field, value):
+def test_a_resume_with_another_config_is_refused_with_the_difference(tmp_path, monkeypatch, field, value):
     begin(tmp_path)
     config = tiny.get_config()
     old = dict(config.items())  # for the message

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from configs import classify
 import tiny
-from mlvicx_jax import checkpoint, train as training
+from configs import classify
+from mlvicx_jax import checkpoint
+from mlvicx_jax import train as training
 from mlvicx_jax.data import augment, opening, pipeline, questions
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import classification, downstream, frozen, linear, trained
@@ -76,10 +77,10 @@ def validation_curve(workdir):
     return {line['step']: line['validation/auroc'] for line in lines if 'validation/auroc' in line}
 
 
-@pytest.mark.parametrize('which,heads', [('finetuned', ['classifier']),
-                                         ('probed', ['knn', 'lbfgs', 'linear'])])
+@pytest.mark.parametrize('which,heads', [('finetuned', ['classifier']), ('probed', ['knn', 'lbfgs', 'linear'])])
 def test_results_are_those_of_the_predictions_and_name_what_they_were_made_of(
-        which, heads, data_dir, pretrained, request):
+    which, heads, data_dir, pretrained, request
+):
     workdir = request.getfixturevalue(which)
     found, predicted = results(workdir), predictions(workdir)
     data = opening.open_data(recipe(data_dir))
@@ -91,8 +92,11 @@ def test_results_are_those_of_the_predictions_and_name_what_they_were_made_of(
     for name in ('validation', 'test'):
         np.testing.assert_array_equal(predicted[f'{name}_image_ids'], data.splits[name].image_ids)
         np.testing.assert_array_equal(predicted[f'{name}_labels'], data.splits[name].labels)
-    assert found['labelled_images'] == len(data.splits['train']) < len(
-        opening.open_set(recipe(data_dir)).splits['train'])
+    assert (
+        found['labelled_images']
+        == len(data.splits['train'])
+        < len(opening.open_set(recipe(data_dir)).splits['train'])
+    )
     assert found['labelled_hash'] == data.splits['train'].hash
     assert found['init'] == str(pretrained) and found['init_proof']['tensors'] == 115
     for head in heads:
@@ -102,7 +106,7 @@ def test_results_are_those_of_the_predictions_and_name_what_they_were_made_of(
             if np.isnan(p).any() or len(set(y)) == 1:
                 assert judged['auroc'][name] is None and name in judged['not_available']
             else:
-                assert 0 <= p.min() and p.max() <= 1
+                assert p.min() >= 0 and p.max() <= 1
                 assert judged['auroc'][name] == pytest.approx(roc_auc_score(y, p), abs=1e-9)
         available = [judged['auroc'][name] for name in names[FINDINGS] if judged['auroc'][name]]
         assert judged['means']['mean8'] == pytest.approx(np.mean(available))
@@ -121,20 +125,23 @@ def test_the_network_read_back_gives_the_predictions(which, head, data_dir, requ
     run = trained.load(workdir)
     data = opening.open_data(recipe(data_dir))
     assert (run.label_names, run.step) == (data.label_names, results(workdir)['step'])
-    images = np.concatenate([batch['image'][batch['mask']]
-                             for batch in pipeline.eval_batches(data.splits['test'], 8)])
+    images = np.concatenate(
+        [batch['image'][batch['mask']] for batch in pipeline.eval_batches(data.splits['test'], 8)]
+    )
     views = augment.standardise(augment.resize(images, run.config.data.image_size))
     logits = run.method.network.apply(run.variables, views, train=False)['logits']
     expected = predictions(workdir)[f'test_{head}']
     known = ~np.isnan(expected)
     assert known.any()
-    np.testing.assert_allclose((1 / (1 + np.exp(-np.float64(logits))))[known], expected[known],
-                               atol=2e-5)
+    np.testing.assert_allclose((1 / (1 + np.exp(-np.float64(logits))))[known], expected[known], atol=2e-5)
 
 
 def test_a_finished_run_is_left_alone(finetuned, data_dir, pretrained, capsys):
-    before = {p: p.stat().st_mtime_ns for p in finetuned.rglob('*') if p.is_file()
-              and p.name in ('results.json', 'predictions.npz', '_CHECKPOINT_METADATA')}
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in finetuned.rglob('*')
+        if p.is_file() and p.name in ('results.json', 'predictions.npz', '_CHECKPOINT_METADATA')
+    }
     assert training.train(recipe(data_dir, init=str(pretrained)), finetuned) == 0
     assert before == {p: p.stat().st_mtime_ns for p in before}
     assert f'finished at step {results(finetuned)["step"]}' in capsys.readouterr().out
@@ -145,7 +152,8 @@ class Killed(Exception):
 
 
 def test_a_run_killed_in_an_evaluation_ends_as_the_straight_one(
-        finetuned, data_dir, pretrained, tmp_path, monkeypatch):
+    finetuned, data_dir, pretrained, tmp_path, monkeypatch
+):
     evaluate = classification.Evaluation.at
     kills = {4, 6}
 
@@ -169,7 +177,8 @@ def test_a_run_killed_in_an_evaluation_ends_as_the_straight_one(
 
 @pytest.mark.parametrize('which', ['finetuned', 'probed'])
 def test_canary_test_labels_can_not_influence_what_is_chosen(
-        which, data_dir, pretrained, tmp_path, monkeypatch, request):
+    which, data_dir, pretrained, tmp_path, monkeypatch, request
+):
     """With every test label turned round, all but the test figures stays as it was, to the bit."""
     straight = request.getfixturevalue(which)
     asked = opening.asked
@@ -216,11 +225,13 @@ def test_fine_tuned_is_not(finetuned, pretrained):
 
 
 def test_features_are_computed_once_and_again_where_they_are_damaged(
-        probed, data_dir, pretrained, tmp_path, monkeypatch):
+    probed, data_dir, pretrained, tmp_path, monkeypatch
+):
     passes = []
     extract = frozen.extract
-    monkeypatch.setattr(frozen, 'extract',
-                        lambda *arguments: passes.append(arguments[2].name) or extract(*arguments))
+    monkeypatch.setattr(
+        frozen, 'extract', lambda *arguments: passes.append(arguments[2].name) or extract(*arguments)
+    )
     for i, (share, seed) in enumerate(itertools.product((0.3, 1.0), (2, 3))):
         config = recipe(data_dir, 'frozen', init=str(pretrained), seed=seed)
         config.data.labelled.share = share
@@ -235,8 +246,9 @@ def test_features_are_computed_once_and_again_where_they_are_damaged(
     config = recipe(data_dir, 'frozen', init=str(pretrained))
     linear.run(config, tmp_path / 'again')
     assert passes == ['train']
-    np.testing.assert_array_equal(predictions(tmp_path / 'again')['test_linear'],
-                                  predictions(probed)['test_linear'])
+    np.testing.assert_array_equal(
+        predictions(tmp_path / 'again')['test_linear'], predictions(probed)['test_linear']
+    )
 
 
 def test_an_encoder_that_does_not_fit_stops_the_run(data_dir, pretrained, tmp_path):
@@ -267,8 +279,14 @@ def test_a_random_encoder_has_no_proof_and_labels_must_fit(data_dir, tmp_path):
 
 def test_patience_counts_evaluations_and_a_nan_is_never_better(tmp_path):
     best = downstream.Best('v', 2)
-    for step, value, stops in ((1, math.nan, False), (2, 0.5, False), (3, 0.5, False),
-                               (4, 0.6, False), (5, math.nan, False), (6, 0.6, True)):
+    for step, value, stops in (
+        (1, math.nan, False),
+        (2, 0.5, False),
+        (3, 0.5, False),
+        (4, 0.6, False),
+        (5, math.nan, False),
+        (6, 0.6, True),
+    ):
         best.found(step, {'v': value})
         assert best.waited_enough == stops, step
     assert (best.step, best.numbers) == (4, {'v': 0.6})
@@ -288,21 +306,35 @@ def test_questions(data_dir):
     asked = questions.ask(data, ('any finding', 'AP view', 'male', 'Nodule')).splits['test']
     use = np.isin(test.view, ('AP', 'PA')) & np.isin(test.sex, ('M', 'F'))
     np.testing.assert_array_equal(asked.image_ids, test.image_ids[use])
-    expected = np.stack([1 - test.labels[:, 8], test.view == 'AP', test.sex == 'M',
-                         test.labels[:, data.label_names.index('Nodule')]], 1)[use]
+    expected = np.stack(
+        [
+            1 - test.labels[:, 8],
+            test.view == 'AP',
+            test.sex == 'M',
+            test.labels[:, data.label_names.index('Nodule')],
+        ],
+        1,
+    )[use]
     np.testing.assert_array_equal(asked.labels, expected)
     train = data.splits['train']
-    name = data.label_names[int(np.argmax(np.minimum.reduce(
-        [split.labels.sum(0) for split in data.splits.values()])[FINDINGS]))]
+    name = data.label_names[
+        int(np.argmax(np.minimum.reduce([split.labels.sum(0) for split in data.splits.values()])[FINDINGS]))
+    ]
     inside = questions.ask(data, ('AP view',), within=name).splits['train']
     assert len(inside) == train.labels[:, data.label_names.index(name)].sum()
     with pytest.raises(UserError, match="'Nodul' can not be asked of phantom_cxr; it has Card"):
         questions.ask(data, ('Nodul',))
 
 
-@pytest.mark.parametrize('argument,message', [
-    ('fraktion=1', 'a name out of dataset, protocol'), ('protocol=linear', 'frozen, finetune'),
-    ('dataset=mnist', 'expected one of nih_chestxray14'), ('size=tiny', 'full, small')])
+@pytest.mark.parametrize(
+    'argument,message',
+    [
+        ('fraktion=1', 'a name out of dataset, protocol'),
+        ('protocol=linear', 'frozen, finetune'),
+        ('dataset=mnist', 'expected one of nih_chestxray14'),
+        ('size=tiny', 'full, small'),
+    ],
+)
 def test_a_wrong_option_of_the_recipe_is_named(argument, message):
     with pytest.raises(ValueError, match=message):
         classify.get_config(argument)

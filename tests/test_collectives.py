@@ -5,13 +5,13 @@ import collections
 import jax
 import pytest
 
+import tiny
 from benchmarks import collectives
 from benchmarks.collectives import Collective
-import tiny
 from mlvicx_jax import methods
 
 # As XLA writes them: combined, in a loop, asynchronous, with a layout, over groups of two.
-PROGRAM = '''
+PROGRAM = """
 HloModule jit_step, entry_computation_layout={()->f32[]}
 
 %body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
@@ -29,13 +29,12 @@ ENTRY %main (a: f32[4,8]) -> f32[] {
   %alone = f32[6]{0} all-reduce(%e), replica_groups={{0},{1},{2},{3}}, to_apply=%add
   %fused = f32[6]{0} fusion(%all-reduce.3), kind=kLoop, calls=%all-reduce_computation
 }
-'''
+"""
 
 
 def test_collectives_are_read_from_a_program():
     looped, summed, gathered, scattered, permuted, pair = collectives.parse(PROGRAM, 4)
-    assert looped == Collective(
-        'all-reduce', ((4, (2, 8)),), 4, 'jit(step)/jvp()/shard_map/bn1/psum', times=5)
+    assert looped == Collective('all-reduce', ((4, (2, 8)),), 4, 'jit(step)/jvp()/shard_map/bn1/psum', times=5)
     assert summed.arrays == ((4, (3, 3, 4, 8)), (4, (8,)), (2, (16,)))
     assert gathered == Collective('all-gather', ((4, (16, 8)),), 4, '')
     assert scattered.arrays == ((4, (4, 8)),) and scattered.sizes == gathered.sizes == [512]
@@ -47,18 +46,26 @@ def test_bytes_of_each_purpose_and_what_a_ring_sends():
     table = collectives.summarise(collectives.parse(PROGRAM, 4), {(16, 8)})
     # In a ring of 4 an all-reduce sends 3 of 4 parts twice, a gathering or scattering once.
     assert table['gradients'] == {'operations': 0, 'bytes': 1152, 'wire': 1152 * 1.5}
-    assert table['outputs'] == {
-        'operations': 3, 'bytes': 512 + 512 + 24, 'wire': 2 * 512 * 0.75 + 24}
+    assert table['outputs'] == {'operations': 3, 'bytes': 512 + 512 + 24, 'wire': 2 * 512 * 0.75 + 24}
     # Five times the statistics, once two vectors with the kernel, once a pair's.
     assert table['BatchNorm'] == {
-        'operations': 7, 'bytes': 5 * 64 + 32 + 32 + 24, 'wire': (5 * 64 + 32 + 32) * 1.5 + 24}
+        'operations': 7,
+        'bytes': 5 * 64 + 32 + 32 + 24,
+        'wire': (5 * 64 + 32 + 32) * 1.5 + 24,
+    }
     assert table['other']['operations'] == 0
 
 
 def test_what_the_compiler_put_together_is_told_apart():
-    both = Collective('all-reduce', ((4, (3, 3, 4, 8)), (4, (2, 8)), (4, (8,))), 4, (
-        'jit(step)/(transpose(jvp())/shard_map/conv1/psum:jvp()/shard_map/bn1/psum:'
-        'transpose(jvp())/shard_map/psum)'))
+    both = Collective(
+        'all-reduce',
+        ((4, (3, 3, 4, 8)), (4, (2, 8)), (4, (8,))),
+        4,
+        (
+            'jit(step)/(transpose(jvp())/shard_map/conv1/psum:jvp()/shard_map/bn1/psum:'
+            'transpose(jvp())/shard_map/psum)'
+        ),
+    )
     assert collectives.purposes(both, set()) == ['gradients', 'BatchNorm', 'BatchNorm']
 
 
@@ -72,8 +79,7 @@ def test_a_torus_is_twice_as_fast_as_a_line_and_half_as_far():
 
 def test_a_prediction_adds_up():
     row = lambda operations, wire: {'operations': operations, 'bytes': 0, 'wire': wire}
-    table = {'gradients': row(2, 3e6), 'BatchNorm': row(50, 0), 'outputs': row(0, 1e6),
-             'other': row(0, 0)}
+    table = {'gradients': row(2, 3e6), 'BatchNorm': row(50, 0), 'outputs': row(0, 1e6), 'other': row(0, 0)}
     machine = collectives.Machine('', 1e12, 1e11, {4: 1e9}, {4: 1e-4})
     said = collectives.predict(machine, 4, table, network=3e9, loss=1e9, utilisation=0.5)
     assert said['compute'] == pytest.approx(6e-3) and said['loss'] == pytest.approx(20e-3)
@@ -97,9 +103,12 @@ def test_every_gradient_is_summed_over_the_devices_once(step):
     shapes = lambda tree: [tuple(n for n in leaf.shape if n > 1) for leaf in jax.tree.leaves(tree)]
     matrices = collections.Counter(dims for dims in shapes(variables['params']) if len(dims) > 1)
     summed = collections.Counter(
-        tuple(n for n in shape if n > 1) for collective in found
+        tuple(n for n in shape if n > 1)
+        for collective in found
         for (_, shape), purpose in zip(collective.arrays, collectives.purposes(collective, outputs))
-        if purpose == 'gradients' for _ in range(collective.times))
+        if purpose == 'gradients'
+        for _ in range(collective.times)
+    )
     assert summed == matrices and matrices.total() > 30
     moved = collectives.summarise(found, outputs)['gradients']['bytes']
     vectors = sum(4 * dims[0] for dims in shapes(variables['params']) if len(dims) == 1)
@@ -108,18 +117,23 @@ def test_every_gradient_is_summed_over_the_devices_once(step):
 
 def test_nothing_but_outputs_is_gathered(step):
     found, outputs = step
-    gathered = [shape for collective in found if collective.kind != 'all-reduce'
-                for width, shape in collective.arrays]
+    gathered = [
+        shape for collective in found if collective.kind != 'all-reduce' for width, shape in collective.arrays
+    ]
     assert outputs == {(24, 16)}
     assert collections.Counter(gathered) == {(24, 16): 4}  # two heads of two views
     # Nor are they summed once more, forward or back.
-    assert not any(shape in {(24, 16), (6, 16)} for collective in found
-                   if collective.kind == 'all-reduce' for _, shape in collective.arrays)
+    assert not any(
+        shape in {(24, 16), (6, 16)}
+        for collective in found
+        if collective.kind == 'all-reduce'
+        for _, shape in collective.arrays
+    )
 
 
 def test_operations_of_the_loss_are_those_of_its_products():
     config = tiny.get_config()
     batch, width, heads = 96, 16, 2
     # A product of r x b and b x r for each head and view; its gradient is one or two more.
-    product = 2 * batch * width ** 2 * heads * 2
+    product = 2 * batch * width**2 * heads * 2
     assert 2 * product < collectives.loss_flops(config, batch) < 4.5 * product

@@ -6,7 +6,7 @@ import sys
 
 from mlvicx_jax import compilation
 
-PROGRAM = '''
+PROGRAM = """
 from mlvicx_jax.compilation import keep_programs
 keep_programs()
 import jax, jax.numpy as jnp
@@ -15,18 +15,25 @@ jax.monitoring.register_event_listener(
     lambda event, **_: event == '/jax/compilation_cache/cache_misses' and missed.append(1))
 jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((3, 3))).block_until_ready()
 print('missed', len(missed))
-'''
+"""
 
 
 def start(home, **variables):
     """Runs the program of a user with this cache folder; what it missed there, and what is there."""
-    environment = {name: value for name, value in os.environ.items()
-                   if not name.startswith(('JAX_COMPILATION', 'JAX_PERSISTENT'))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(('JAX_COMPILATION', 'JAX_PERSISTENT'))
+    }
     ended = subprocess.run(
-        [sys.executable, '-c', PROGRAM], check=True, timeout=120, stdout=subprocess.PIPE, text=True,
-        env=environment | {'XDG_CACHE_HOME': str(home)} | variables)
-    return int(ended.stdout.split('missed')[1]), [
-        str(path.relative_to(home)) for path in home.rglob('*-cache')]
+        [sys.executable, '-c', PROGRAM],
+        check=True,
+        timeout=120,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment | {'XDG_CACHE_HOME': str(home)} | variables,
+    )
+    return int(ended.stdout.split('missed')[1]), [str(path.relative_to(home)) for path in home.rglob('*-cache')]
 
 
 def test_a_second_start_compiles_nothing(tmp_path):

@@ -68,8 +68,7 @@ def test_directions_have_length_one_and_a_gradient_at_zero():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 5, 7)).astype(np.float32) * 1e-6
     np.testing.assert_allclose(np.linalg.norm(normalise(a), axis=-1), 1, rtol=1e-5)
-    expected = [sum(x * y) / math.sqrt(sum(x * x) * sum(y * y))
-                for x, y in zip(np.float64(a), np.float64(b))]
+    expected = [sum(x * y) / math.sqrt(sum(x * x) * sum(y * y)) for x, y in zip(np.float64(a), np.float64(b))]
     np.testing.assert_allclose(cosine(a, b), expected, rtol=1e-4, atol=1e-6)
     gradient = jax.grad(lambda x: cosine(x, jnp.ones((2, 3))).sum())(jnp.zeros((2, 3)))
     assert np.isfinite(gradient).all()
@@ -84,7 +83,7 @@ def test_queue_forgets_the_oldest_keys_first():
         keys = rng.normal(size=(4, 2)).astype(np.float32)
         queue = step(queue, keys)
         place = 4 * number % 12
-        expected[place:place + 4] = keys
+        expected[place : place + 4] = keys
         np.testing.assert_array_equal(queue['keys'], expected)
         assert queue['cursor'] == (place + 4) % 12 and queue['cursor'].dtype == jnp.int32
 
@@ -95,12 +94,14 @@ def test_queue_refuses_batches_that_do_not_fill_it_evenly():
 
 
 def test_average_forgets_geometrically():
-    old, new = {'a': jnp.ones(3), 'b': {'c': jnp.zeros((2, 2))}}, {'a': jnp.zeros(3), 'b': {
-        'c': jnp.full((2, 2), 5.0)}}
+    old, new = (
+        {'a': jnp.ones(3), 'b': {'c': jnp.zeros((2, 2))}},
+        {'a': jnp.zeros(3), 'b': {'c': jnp.full((2, 2), 5.0)}},
+    )
     for _ in range(7):
         old = average(old, new, 0.9)
-    np.testing.assert_allclose(old['a'], 0.9 ** 7, rtol=1e-5)
-    np.testing.assert_allclose(old['b']['c'], 5 * (1 - 0.9 ** 7), rtol=1e-5)
+    np.testing.assert_allclose(old['a'], 0.9**7, rtol=1e-5)
+    np.testing.assert_allclose(old['b']['c'], 5 * (1 - 0.9**7), rtol=1e-5)
 
 
 @pytest.mark.parametrize('progress,expected', [(0, 0.99), (0.5, 0.995), (1, 1)])

@@ -32,8 +32,7 @@ def test_cut_out_is_three_squares_with_centres_anywhere():
             if 0 <= row < size:
                 hit[row] += 1 / size
     expected = 1 - (1 - np.outer(hit, hit)) ** 3
-    np.testing.assert_allclose(
-        holes.mean(0), expected, atol=5 * np.sqrt(expected.max() / count))
+    np.testing.assert_allclose(holes.mean(0), expected, atol=5 * np.sqrt(expected.max() / count))
 
 
 @pytest.mark.parametrize('size,side', [(224, 32), (96, 14), (80, 11)])
@@ -42,11 +41,10 @@ def test_cut_out_fills_squares_of_a_seventh_with_the_mean_colour(size, side):
     cut = np.asarray(cut_out(keys(40), views))
     holes = cut != views
     assert np.unique(cut[holes]) == np.float32(corruption.MEAN_GREY)
-    assert holes.sum((1, 2, 3)).max() <= 3 * side ** 2
+    assert holes.sum((1, 2, 3)).max() <= 3 * side**2
     rows = holes[..., 0].any(2).sum(1)
     assert rows.max() <= 3 * side and rows.max() > 2 * side
-    np.testing.assert_allclose(standardise(jnp.full((1, 1, 1, 1), corruption.MEAN_GREY)).mean(), 0,
-                               atol=0.01)
+    np.testing.assert_allclose(standardise(jnp.full((1, 1, 1, 1), corruption.MEAN_GREY)).mean(), 0, atol=0.01)
 
 
 def np_boxes(rng, low, high, size=224):
@@ -56,7 +54,7 @@ def np_boxes(rng, low, high, size=224):
         height, width = rng.integers(low, high, 2, endpoint=True)
         top = rng.integers(3, size - height - 3, endpoint=True)
         left = rng.integers(3, size - width - 3, endpoint=True)
-        mask[top:top + height, left:left + width] = True
+        mask[top : top + height, left : left + width] = True
         if rng.random() < 0.1:
             break
     return mask
@@ -67,9 +65,10 @@ def np_shuffled(rng, picture, size=224):
     for _ in range(10):
         height, width = rng.integers(10, 15, 2, endpoint=True)
         (top1, top2), (left1, left2) = (
-            rng.integers(3, size - length - 3, 2, endpoint=True) for length in (height, width))
-        one = np.s_[top1:top1 + height, left1:left1 + width]
-        two = np.s_[top2:top2 + height, left2:left2 + width]
+            rng.integers(3, size - length - 3, 2, endpoint=True) for length in (height, width)
+        )
+        one = np.s_[top1 : top1 + height, left1 : left1 + width]
+        two = np.s_[top2 : top2 + height, left2 : left2 + width]
         changed[one] = picture[two]
         changed[two] = picture[one]
     return changed
@@ -84,8 +83,11 @@ def kinds():
     black, changed = (found == 0).mean((1, 2)), (found != picture).any((1, 2))
     border = (found[:, :3] == 0).all((1, 2))  # no window reaches the first rows
     return picture, {
-        'inner': found[(black > 0) & ~border], 'outer': found[border],
-        'shuffle': found[(black == 0) & changed], 'none': found[~changed]}
+        'inner': found[(black > 0) & ~border],
+        'outer': found[border],
+        'shuffle': found[(black == 0) & changed],
+        'none': found[~changed],
+    }
 
 
 def test_kinds_are_as_frequent_as_in_the_official_code(kinds):
@@ -103,8 +105,12 @@ def test_cut_outs_cover_what_the_official_code_covers(kinds, kind, low, high):
     assert np.array_equal(found[found != 0], np.broadcast_to(picture, found.shape)[found != 0])
     rng = np.random.default_rng(0)
     expected = np.array([np_boxes(rng, low, high) for _ in range(2000)])
-    for statistic in (lambda x: x.mean((1, 2)), lambda x: x.any(2).mean(1),
-                      lambda x: x[:, :112].mean((1, 2)), lambda x: x[:, :, 30].mean(1)):
+    for statistic in (
+        lambda x: x.mean((1, 2)),
+        lambda x: x.any(2).mean(1),
+        lambda x: x[:, :112].mean((1, 2)),
+        lambda x: x[:, :, 30].mean(1),
+    ):
         ours, theirs = statistic(boxes), statistic(expected)
         error = (ours.var() / len(ours) + theirs.var() / len(theirs)) ** 0.5
         assert abs(ours.mean() - theirs.mean()) < 4 * error

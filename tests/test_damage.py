@@ -24,7 +24,8 @@ from mlvicx_jax_datasets.phantom_cxr import render
 
 # What Orbax leaves of the reads beside one that failed; `checkpoint.py` keeps it from the terminal.
 pytestmark = pytest.mark.filterwarnings(
-    'ignore::pytest.PytestUnraisableExceptionWarning', 'ignore:coroutine:RuntimeWarning')
+    'ignore::pytest.PytestUnraisableExceptionWarning', 'ignore:coroutine:RuntimeWarning'
+)
 
 
 def state_at(step):
@@ -32,15 +33,22 @@ def state_at(step):
     rng = np.random.default_rng(step)
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
     params = {'encoder': {'w': draw(64, 32), 'b': draw(32)}, 'head': {'w': draw(32, 8)}}
-    state = TrainState(np.int32(step), np.int32(0), params, {'encoder': {'mean': draw(32)}},
-                       {'trace': jax.tree.map(lambda x: 2 * x, params), 'count': np.int32(step)},
-                       {'queue': draw(16, 8)})
+    state = TrainState(
+        np.int32(step),
+        np.int32(0),
+        params,
+        {'encoder': {'mean': draw(32)}},
+        {'trace': jax.tree.map(lambda x: 2 * x, params), 'count': np.int32(step)},
+        {'queue': draw(16, 8)},
+    )
     return jax.device_put(state, parallel.replicated(parallel.create_mesh(4)))
 
 
 def same(a, b):
-    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes()
-               for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.asarray(x).tobytes() == np.asarray(y).tobytes()
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def save(folder, *steps, records=''):
@@ -82,14 +90,17 @@ def flip(place):
         content = bytearray(path.read_bytes())
         content[int(place * (len(content) - 1))] ^= 1
         path.write_bytes(content)
+
     return flip
 
 
 DAMAGE = {
-    'deleted': os.unlink, 'emptied': lambda path: os.truncate(path, 0),
+    'deleted': os.unlink,
+    'emptied': lambda path: os.truncate(path, 0),
     'cut in half': lambda path: os.truncate(path, path.stat().st_size // 2),
     'cut by a byte': lambda path: os.truncate(path, max(0, path.stat().st_size - 1)),
-    **{f'a bit flipped at {place:.0%}': flip(place) for place in (0, 0.2, 0.4, 0.6, 0.8, 1)}}
+    **{f'a bit flipped at {place:.0%}': flip(place) for place in (0, 0.2, 0.4, 0.6, 0.8, 1)},
+}
 
 
 # What a state can be read without. All else of a checkpoint must be missed.
@@ -132,8 +143,9 @@ def assert_read_right_or_refused(workdir):
         assert 'is damaged' in str(error)
     try:
         encoder = restore_encoder(workdir)
-        assert same(encoder, {'batch_stats': expected.batch_stats['encoder'],
-                              'params': expected.params['encoder']})
+        assert same(
+            encoder, {'batch_stats': expected.batch_stats['encoder'], 'params': expected.params['encoder']}
+        )
     except UserError as error:
         assert 'is damaged' in str(error)
 
@@ -158,7 +170,7 @@ def test_each_file_of_the_newest_checkpoint(damage, written, tmp_path, caplog):
 @pytest.mark.parametrize('backwards', [False, True])
 def test_a_copy_that_was_broken_off_is_never_taken_for_whole(backwards, written, tmp_path, caplog):
     """The first files of the newest under its final name, in two orders, with and without the marks."""
-    everything = files(written / '3')[::-1 if backwards else 1]
+    everything = files(written / '3')[:: -1 if backwards else 1]
     found = []
     for count in range(len(everything) + 1):
         folder = tmp_path / str(count) / 'checkpoints'
@@ -173,8 +185,7 @@ def test_a_copy_that_was_broken_off_is_never_taken_for_whole(backwards, written,
     assert found.count(3) < len(everything) - 3
 
 
-@pytest.mark.parametrize('name', [
-    '4.orbax-checkpoint-tmp', '4.orbax-checkpoint-tmp-1700000000000000'])
+@pytest.mark.parametrize('name', ['4.orbax-checkpoint-tmp', '4.orbax-checkpoint-tmp-1700000000000000'])
 def test_a_folder_under_its_temporary_name_is_not_read_and_goes(name, copy, caplog):
     shutil.copytree(copy / '3', copy / name)
     for file in ('commit_success.txt', 'state/commit_success.txt'):
@@ -187,8 +198,12 @@ def test_notes_beside_the_state_are_proved_too(copy, caplog):
     """A changed hash of the data is damage, not other data; so is a changed fingerprint."""
     path = copy / '3/about/metadata'
     about = json.loads(path.read_text())
-    for name, other in (('data_hash', 'hasi'), ('fingerprint', about['fingerprint'] ^ 4),
-                        ('encoder', about['encoder'] ^ 4), ('records_hash', 'x')):
+    for name, other in (
+        ('data_hash', 'hasi'),
+        ('fingerprint', about['fingerprint'] ^ 4),
+        ('encoder', about['encoder'] ^ 4),
+        ('records_hash', 'x'),
+    ):
         path.write_text(json.dumps(about | {name: other}))
         assert_read_right_or_refused(copy.parent)
         with pytest.raises(UserError, match='is damaged'):
@@ -207,7 +222,7 @@ def test_checkpoints_of_older_programs_are_read(copy, caplog):
         restore(copy, data='other')
 
 
-@pytest.mark.parametrize('jump', [-10**8, 10**8], ids=['back', 'forward'])
+@pytest.mark.parametrize('jump', [-(10**8), 10**8], ids=['back', 'forward'])
 def test_a_clock_that_jumps_between_two_starts(jump, tmp_path, monkeypatch, caplog):
     """The newest is the one of the highest step, also when old ones are deleted; no time is negative."""
     folder = tmp_path / 'checkpoints'
@@ -235,7 +250,8 @@ def test_other_images_under_the_same_ids_are_refused(tmp_path, data_dir, monkeyp
     """A set that was prepared once more is the same, unless its images were rendered differently."""
     config = tiny.get_config().data
     opened = lambda folder: open_dataset(
-        config.name, folder, None, {'size': config.stored_size, **config.options})
+        config.name, folder, None, {'size': config.stored_size, **config.options}
+    )
     first, again = opened(data_dir), opened(tmp_path / 'again')
     original = render.render
 
@@ -258,8 +274,7 @@ def test_other_images_under_the_same_ids_are_refused(tmp_path, data_dir, monkeyp
 @pytest.mark.parametrize('change', ['an image', 'a label'])
 def test_a_change_of_one_thing_changes_the_hash_of_the_records(change, data_dir):
     config = tiny.get_config().data
-    data = open_dataset(config.name, data_dir, None,
-                        {'size': config.stored_size, **config.options})
+    data = open_dataset(config.name, data_dir, None, {'size': config.stored_size, **config.options})
     before = records_hash(data)
     train = data.splits['train']
     if change == 'an image':

@@ -15,13 +15,16 @@ def test_feature_std_equals_numpy():
     assert feature_std(jnp.ones((4, 2), jnp.bfloat16)).dtype == jnp.float32
 
 
-@pytest.mark.parametrize('b, r, offset, scale', [
-    (32, 300, 0, 1),
-    (2000, 12, 0, 1),
-    (32, 300, 3, 1e-4),  # nearly one point
-    (32, 60, 1e4, 1),  # far from the origin
-    (64, 40, 0, 0.5**np.arange(40)),
-])
+@pytest.mark.parametrize(
+    'b, r, offset, scale',
+    [
+        (32, 300, 0, 1),
+        (2000, 12, 0, 1),
+        (32, 300, 3, 1e-4),  # nearly one point
+        (32, 60, 1e4, 1),  # far from the origin
+        (64, 40, 0, 0.5 ** np.arange(40)),
+    ],
+)
 def test_rankme_equals_float64(b, r, offset, scale):
     z = offset + scale * np.random.default_rng(0).standard_normal((b, r))
     z = z.astype(np.float32)

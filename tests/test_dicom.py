@@ -6,16 +6,21 @@ import pathlib
 import sys
 
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 pydicom = pytest.importorskip('pydicom', reason="needs pip install 'mlvicx-jax[dicom]'")
+from dicoms import dataset, to_bytes, write
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import (ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless,
-                         JPEGBaseline8Bit, RLELossless)
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
 
-from dicoms import dataset, to_bytes, write
 from mlvicx_jax.errors import UserError
 from mlvicx_jax_datasets import dicom, radiograph
 
@@ -31,8 +36,7 @@ def decode(header) -> np.ndarray:
 
 def test_full_range_without_a_window():
     np.testing.assert_array_equal(decode(dataset(RAMP, bits=12)), PICTURE)
-    np.testing.assert_array_equal(
-        decode(dataset(RAMP, bits=12, photometric='MONOCHROME1')), 255 - PICTURE)
+    np.testing.assert_array_equal(decode(dataset(RAMP, bits=12, photometric='MONOCHROME1')), 255 - PICTURE)
 
 
 def test_eight_bits_are_the_picture():
@@ -41,12 +45,15 @@ def test_eight_bits_are_the_picture():
     np.testing.assert_array_equal(decode(dataset(grey, photometric='MONOCHROME1')), 255 - grey)
 
 
-@pytest.mark.parametrize('function,expected', [
-    # centre 2000, width 1001, of the values 1499, 1500, 1750, 2000, 2500, 2600 (PS3.3 C.11.2.1)
-    (None, [0, 0.5 / 1000, 250.5 / 1000, 500.5 / 1000, 1, 1]),
-    ('LINEAR_EXACT', [0, 0.5 / 1001, 250.5 / 1001, 0.5, 1000.5 / 1001, 1]),
-    ('SIGMOID', [1 / (1 + np.exp(-4 * (v - 2000) / 1001))
-                 for v in (1499, 1500, 1750, 2000, 2500, 2600)])])
+@pytest.mark.parametrize(
+    'function,expected',
+    [
+        # centre 2000, width 1001, of the values 1499, 1500, 1750, 2000, 2500, 2600 (PS3.3 C.11.2.1)
+        (None, [0, 0.5 / 1000, 250.5 / 1000, 500.5 / 1000, 1, 1]),
+        ('LINEAR_EXACT', [0, 0.5 / 1001, 250.5 / 1001, 0.5, 1000.5 / 1001, 1]),
+        ('SIGMOID', [1 / (1 + np.exp(-4 * (v - 2000) / 1001)) for v in (1499, 1500, 1750, 2000, 2500, 2600)]),
+    ],
+)
 def test_window(function, expected):
     values = np.array([[1499, 1500, 1750, 2000, 2500, 2600]], np.uint16)
     header = dataset(values, bits=12, WindowCenter=[2000, 7], WindowWidth=[1001, 9])
@@ -72,8 +79,14 @@ def test_window_that_shows_nothing_is_not_used(width, centre):
 
 
 def test_window_is_of_rescaled_values():
-    header = dataset(RAMP, bits=12, RescaleSlope=2, RescaleIntercept=-1000,
-                     WindowCenter=2048 * 2 - 1000, WindowWidth=4095 * 2 + 1)
+    header = dataset(
+        RAMP,
+        bits=12,
+        RescaleSlope=2,
+        RescaleIntercept=-1000,
+        WindowCenter=2048 * 2 - 1000,
+        WindowWidth=4095 * 2 + 1,
+    )
     np.testing.assert_allclose(decode(header).astype(int), PICTURE, atol=1)
     down = dataset(RAMP, bits=12, RescaleSlope=-1, RescaleIntercept=4095)
     np.testing.assert_array_equal(decode(down), 255 - PICTURE)
@@ -89,20 +102,20 @@ def _table(entries, first=0, bits=16):
 
 def test_lookup_tables():
     square = np.arange(4096) ** 2 // 256
-    header = dataset(RAMP, bits=12, VOILUTSequence=_table(square),
-                     WindowCenter=10, WindowWidth=5)  # the table goes before the window
+    header = dataset(
+        RAMP, bits=12, VOILUTSequence=_table(square), WindowCenter=10, WindowWidth=5
+    )  # the table goes before the window
     np.testing.assert_array_equal(decode(header), np.rint(square[RAMP] * (255 / 65535)))
     header = dataset(RAMP, bits=12, ModalityLUTSequence=_table(4095 - np.arange(4096)))
     np.testing.assert_array_equal(decode(header), 255 - PICTURE)
 
 
 def test_signed_values_and_unused_bits():
-    signed = (RAMP.astype(np.int16) - 2048)
+    signed = RAMP.astype(np.int16) - 2048
     np.testing.assert_array_equal(decode(dataset(signed, bits=12)), PICTURE)
     overlay = np.where(np.indices(RAMP.shape).sum(0) % 3 == 0, 0xF000, 0).astype(np.uint16)
     np.testing.assert_array_equal(decode(dataset(RAMP | overlay, bits=12)), PICTURE)
-    np.testing.assert_array_equal(
-        decode(dataset((signed & 0x0FFF) | overlay.view(np.int16), bits=12)), PICTURE)
+    np.testing.assert_array_equal(decode(dataset((signed & 0x0FFF) | overlay.view(np.int16), bits=12)), PICTURE)
     np.testing.assert_array_equal(decode(dataset(RAMP << 4, bits=12, HighBit=15)), PICTURE)
 
 
@@ -116,9 +129,16 @@ def test_padding_is_black_and_does_not_stretch(photometric):
 
 
 def test_missing_tags_have_defaults():
-    bare = dataset(RAMP, BitsStored=None, HighBit=None, PixelRepresentation=None,
-                   SamplesPerPixel=None, PhotometricInterpretation=None, Modality=None,
-                   BitsAllocated=None)
+    bare = dataset(
+        RAMP,
+        BitsStored=None,
+        HighBit=None,
+        PixelRepresentation=None,
+        SamplesPerPixel=None,
+        PhotometricInterpretation=None,
+        Modality=None,
+        BitsAllocated=None,
+    )
     np.testing.assert_array_equal(decode(bare), PICTURE)
     file = io.BytesIO()  # as old files are: no preamble, no file meta information
     del bare.file_meta
@@ -134,8 +154,7 @@ def test_colour_is_luminance():
     np.testing.assert_array_equal(decode(header), PICTURE)
 
 
-@pytest.mark.parametrize('syntax', [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless,
-                                    JPEG2000Lossless])
+@pytest.mark.parametrize('syntax', [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEG2000Lossless])
 def test_transfer_syntaxes(syntax):
     header = dataset(RAMP, bits=12)
     if syntax.is_compressed:
@@ -146,8 +165,7 @@ def test_transfer_syntaxes(syntax):
         if syntax == ExplicitVRBigEndian:
             header.PixelData = RAMP.astype('>u2').tobytes()
         file = io.BytesIO()
-        pydicom.dcmwrite(file, header, implicit_vr=syntax.is_implicit_VR,
-                         little_endian=syntax.is_little_endian)
+        pydicom.dcmwrite(file, header, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
         data = file.getvalue()
     np.testing.assert_array_equal(decode(data), PICTURE)
 
@@ -158,8 +176,9 @@ def _jpeg() -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize('claimed', ['1.2.840.10008.1.2', '1.2.840.10008.1.2.1',
-                                     '1.2.840.10008.1.2.4.90', '1.2.840.10008.1.2.4.70'])
+@pytest.mark.parametrize(
+    'claimed', ['1.2.840.10008.1.2', '1.2.840.10008.1.2.1', '1.2.840.10008.1.2.4.90', '1.2.840.10008.1.2.4.70']
+)
 def test_header_that_lies_about_its_transfer_syntax(claimed):
     header = dataset(PICTURE)
     header.PixelData = encapsulate([_jpeg()])
@@ -172,7 +191,8 @@ def test_header_that_lies_about_its_transfer_syntax(claimed):
     lie = data.replace(honest, claimed.encode().ljust(len(honest), b'\0'))
     np.testing.assert_allclose(decode(lie).astype(int), PICTURE, atol=4)
     native = to_bytes(dataset(PICTURE)).replace(
-        b'UI\x14\x001.2.840.10008.1.2.1\0', b'UI\x14\x001.2.840.10008.1.2.5\0')
+        b'UI\x14\x001.2.840.10008.1.2.1\0', b'UI\x14\x001.2.840.10008.1.2.5\0'
+    )
     np.testing.assert_array_equal(decode(native), PICTURE)
 
 
@@ -182,15 +202,19 @@ def test_header_facts():
     assert (shot.view, shot.sex, shot.age) == ('AP', 'F', '047Y')
 
 
-@pytest.mark.parametrize('change,words', [
-    (dict(modality='CT'), 'Modality CT'),
-    (dict(modality='CT', Modality=None), 'SOP class CT Image Storage'),
-    (dict(Modality='MR'), 'Modality MR'),
-    (dict(PixelData=None), 'has no pixel data'),
-    (dict(Rows=None), 'has no Rows'),
-    (dict(NumberOfFrames=3), '3 frames'),
-    (dict(Rows=4000), 'can not be decoded'),
-    (dict(BitsStored=40), 'can not be decoded')])
+@pytest.mark.parametrize(
+    'change,words',
+    [
+        (dict(modality='CT'), 'Modality CT'),
+        (dict(modality='CT', Modality=None), 'SOP class CT Image Storage'),
+        (dict(Modality='MR'), 'Modality MR'),
+        (dict(PixelData=None), 'has no pixel data'),
+        (dict(Rows=None), 'has no Rows'),
+        (dict(NumberOfFrames=3), '3 frames'),
+        (dict(Rows=4000), 'can not be decoded'),
+        (dict(BitsStored=40), 'can not be decoded'),
+    ],
+)
 def test_what_is_no_radiograph_is_refused(change, words):
     with pytest.raises(UserError, match=words) as error:
         decode(dataset(RAMP, **change))
@@ -241,8 +265,7 @@ def test_processes_give_what_threads_give():
 def test_real_files():
     shots = {path.name: radiograph.read_image(path) for path in sorted(REAL.glob('*.dcm'))}
     assert len(shots) == 9
-    film = {name.split('_')[1]: image.astype(int) for name, image in shots.items()
-            if name.startswith('RG1')}
+    film = {name.split('_')[1]: image.astype(int) for name, image in shots.items() if name.startswith('RG1')}
     assert len(film) == 5 and film['UNCR'].shape == (1955, 1841)
     for name in ('J2KR', 'JPLL'):
         np.testing.assert_array_equal(film[name], film['UNCR'])
@@ -252,14 +275,12 @@ def test_real_files():
     part = np.clip((stored - 14999.5) / 29999 + 0.5, 0, 1)  # its window, MONOCHROME1
     np.testing.assert_allclose(film['UNCR'], 255 * (1 - part), atol=0.51)
     # Air dark: the lungs are darker than the mediastinum between them.
-    for name in ('RG1_UNCR_chest_MONO1.dcm', 'siim_1.2.276.0.7230010.3.1.4.8323329.6904'
-                 '.1517875201.850819.dcm'):
+    for name in ('RG1_UNCR_chest_MONO1.dcm', 'siim_1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm'):
         image = shots[name]
         height, width = image.shape
-        strip = image[int(0.35 * height):int(0.5 * height)].mean(0)
-        middle = strip[int(0.45 * width):int(0.55 * width)].mean()
-        assert strip[int(0.22 * width):int(0.32 * width)].mean() < middle - 10, name
-        assert strip[int(0.68 * width):int(0.78 * width)].mean() < middle - 10, name
-    siim, fake = (next(i for n, i in shots.items() if n.startswith(start))
-                  for start in ('siim_1', 'siim_txv'))
+        strip = image[int(0.35 * height) : int(0.5 * height)].mean(0)
+        middle = strip[int(0.45 * width) : int(0.55 * width)].mean()
+        assert strip[int(0.22 * width) : int(0.32 * width)].mean() < middle - 10, name
+        assert strip[int(0.68 * width) : int(0.78 * width)].mean() < middle - 10, name
+    siim, fake = (next(i for n, i in shots.items() if n.startswith(start)) for start in ('siim_1', 'siim_txv'))
     np.testing.assert_array_equal(fake, 255 - siim)  # the tag is believed

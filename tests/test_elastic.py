@@ -6,12 +6,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-
 import several
+
 import tiny
 from mlvicx_jax.data import pipeline
 
-PROGRAM = '''
+PROGRAM = """
 import faulthandler, os, sys, traceback
 faulthandler.dump_traceback_later(280, exit=True)  # before the test gives up
 import jax
@@ -29,7 +29,7 @@ try:
 except Exception:
     traceback.print_exc()
     os._exit(1)  # jax would wait for the other process
-'''
+"""
 
 
 def train(data_dir, devices, checkpoints):
@@ -60,8 +60,12 @@ def train(data_dir, devices, checkpoints):
 def start(folder, data_dir, devices, paths):
     """Exit codes and output of one process for each of `paths`, all of them ended."""
     address = several.free_address()
-    return several.run(PROGRAM, [(address, len(paths), i, data_dir, folder / 'checkpoints', path)
-                                 for i, path in enumerate(paths)], devices, JAX_ENABLE_X64='1')
+    return several.run(
+        PROGRAM,
+        [(address, len(paths), i, data_dir, folder / 'checkpoints', path) for i, path in enumerate(paths)],
+        devices,
+        JAX_ENABLE_X64='1',
+    )
 
 
 def run(folder, data_dir, processes, devices):
@@ -76,8 +80,9 @@ def run(folder, data_dir, processes, devices):
     found = []
     for path in paths:
         with np.load(path) as arrays:
-            part = lambda word: {name.removeprefix(word): arrays[name] for name in arrays
-                                 if name.startswith(word)}
+            part = lambda word: {
+                name.removeprefix(word): arrays[name] for name in arrays if name.startswith(word)
+            }
             found.append((part('straight'), part('resumed'), arrays['ids']))
     return found
 
@@ -100,8 +105,7 @@ def copy(eight, tmp_path):
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in pathlib.Path(folder).rglob('*')
-            if path.is_file()}
+    return {path.name: path.read_bytes() for path in pathlib.Path(folder).rglob('*') if path.is_file()}
 
 
 def assert_goes_on(found, ids, checkpoints, eight):

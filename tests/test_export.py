@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 from torch import nn
 
 import tiny
-from mlvicx_jax import methods, optim, parallel, state as states, train
+from mlvicx_jax import methods, optim, parallel, train
+from mlvicx_jax import state as states
 from mlvicx_jax.checkpoint import Checkpoints
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
@@ -66,8 +67,7 @@ def original(run):
 def images():
     rng = np.random.default_rng(7)
     smooth = rng.integers(0, 256, (7, 12, 12, 1), np.uint8)
-    return {size: np.asarray(augment.standardise(augment.resize(smooth, size)))
-            for size in (96, 224, 256)}
+    return {size: np.asarray(augment.standardise(augment.resize(smooth, size))) for size in (96, 224, 256)}
 
 
 @pytest.fixture(scope='module')
@@ -83,8 +83,10 @@ def expected(original, images):
 
 
 def channels_first(features):
-    return {name: np.moveaxis(np.asarray(y), -1, 1) if y.ndim == 4 else np.asarray(y)
-            for name, y in features.items()}
+    return {
+        name: np.moveaxis(np.asarray(y), -1, 1) if y.ndim == 4 else np.asarray(y)
+        for name, y in features.items()
+    }
 
 
 def assert_parity(expected, call, images, exploded=False):
@@ -109,8 +111,7 @@ class TorchBlock(nn.Module):
 
     def __init__(self, inplanes, planes, stride):
         super().__init__()
-        self.conv1 = nn.Conv2d(inplanes, planes, kernel_size=3, stride=stride, padding=1,
-                               bias=False)
+        self.conv1 = nn.Conv2d(inplanes, planes, kernel_size=3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU()
         self.conv2 = nn.Conv2d(planes, planes, kernel_size=3, stride=1, padding=1, bias=False)
@@ -118,8 +119,8 @@ class TorchBlock(nn.Module):
         self.downsample = None
         if stride != 1 or inplanes != planes:
             self.downsample = nn.Sequential(
-                nn.Conv2d(inplanes, planes, kernel_size=1, stride=stride, bias=False),
-                nn.BatchNorm2d(planes))
+                nn.Conv2d(inplanes, planes, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(planes)
+            )
 
     def forward(self, x):
         out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
@@ -154,8 +155,10 @@ class TorchResNet18(nn.Module):
 
 def cbam(tensors, name, y):
     """Eq. 1 and 2 of arXiv:2403.11504 by hand, from the exported tensors."""
-    squeeze, excite, spatial = (torch.from_numpy(tensors[f'context_{name}.{part}.weight'])
-                                for part in ('channel_squeeze', 'channel_excite', 'spatial'))
+    squeeze, excite, spatial = (
+        torch.from_numpy(tensors[f'context_{name}.{part}.weight'])
+        for part in ('channel_squeeze', 'channel_excite', 'spatial')
+    )
     mlp = lambda p: torch.relu(p @ squeeze.T) @ excite.T
     b, c = y.shape[:2]
     flat = y.reshape(b, c, -1)
@@ -168,6 +171,7 @@ def torch_features(model, refine=lambda name, y: y):
     def call(x):
         with torch.inference_mode():
             return {k: v.numpy() for k, v in model.features(torch.from_numpy(x), refine).items()}
+
     return call
 
 
@@ -181,16 +185,14 @@ def test_torchvision_resnet18_loads_it_strictly_and_agrees(exported, expected, i
     assert_parity(expected[False, size], torch_features(model), images[size], exploded=True)
 
 
-def test_torchvision_resnet18_is_an_encoder_trained_without_bottlenecks(
-        data_dir, images, tmp_path):
+def test_torchvision_resnet18_is_an_encoder_trained_without_bottlenecks(data_dir, images, tmp_path):
     workdir = full_width(tmp_path / 'run', data_dir, context=False)
     tensors = load_file(export(workdir, 'torchvision', tmp_path / 'out') / 'model.safetensors')
     model = TorchResNet18().eval()
     model.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, strict=True)
     read = folder.read_run(workdir)
     for x in images.values():
-        assert_parity(channels_first(read.encoder.apply(read.variables, x)),
-                      torch_features(model), x)
+        assert_parity(channels_first(read.encoder.apply(read.variables, x)), torch_features(model), x)
 
 
 @pytest.mark.parametrize('size', (96, 224, 256))
@@ -222,8 +224,7 @@ def test_preprocessing_is_the_evaluations():
         theirs = mlvicx_torch.preprocess(image, size).numpy()
         assert np.abs(ours.transpose(0, 3, 1, 2) - theirs).max() <= 2e-5
     pil = pytest.importorskip('PIL.Image', reason='Pillow is not installed').fromarray
-    assert torch.equal(mlvicx_torch.preprocess(pil(image[0]), size),
-                       mlvicx_torch.preprocess(image[0], size))
+    assert torch.equal(mlvicx_torch.preprocess(pil(image[0]), size), mlvicx_torch.preprocess(image[0], size))
     for wrong in (image.astype(np.float32), image[..., None], pil(image[0].astype(np.uint16))):
         with pytest.raises(ValueError):
             mlvicx_torch.preprocess(wrong, size)
@@ -245,13 +246,20 @@ def test_heads_and_teachers(exported):
     heads = load_file(exported['mlvicx'] / 'heads.safetensors')
     assert heads['expander_global.linear1.weight'].shape == (16, 512)
     assert heads['expander_multi_level.bn1.num_batches_tracked'].shape == ()
-    assert load_file(exported['flax'] / 'heads.safetensors')[
-        'params/expander_global/linear1/kernel'].shape == (512, 16)
-    teacher = {'method_state': {'teacher': {'params': {'encoder': {'layer1_0': {'conv1': {
-        'kernel': np.zeros((3, 3, 4, 8))}}}}}, 'queue': np.zeros((5, 6))}}
+    assert load_file(exported['flax'] / 'heads.safetensors')['params/expander_global/linear1/kernel'].shape == (
+        512,
+        16,
+    )
+    teacher = {
+        'method_state': {
+            'teacher': {'params': {'encoder': {'layer1_0': {'conv1': {'kernel': np.zeros((3, 3, 4, 8))}}}}},
+            'queue': np.zeros((5, 6)),
+        }
+    }
     assert {name: x.shape for name, x in weights.to_torch(teacher).items()} == {
         'method_state.teacher.encoder.layer1.0.conv1.weight': (8, 4, 3, 3),
-        'method_state.queue': (5, 6)}
+        'method_state.queue': (5, 6),
+    }
 
 
 def test_card_and_config_say_what_it_is(run, exported):
@@ -300,8 +308,7 @@ def with_nan(state):
 
 
 def largest_file(workdir):
-    return max((p for p in (workdir / 'checkpoints').rglob('*') if p.is_file()),
-               key=lambda p: p.stat().st_size)
+    return max((p for p in (workdir / 'checkpoints').rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
 
 
 def flip(path):
@@ -328,8 +335,11 @@ REFUSED = {
     'truncated checkpoint': ([], lambda w: os.truncate(largest_file(w), 1000), ['0 is damaged']),
     'a missing file': ([], lambda w: largest_file(w).unlink(), ['0 is damaged']),
     'a flipped bit': ([], lambda w: flip(largest_file(w)), ['0 is damaged']),
-    'never finished': ([], lambda w: (w / 'checkpoints' / '0').rename(
-        w / 'checkpoints' / '0.orbax-checkpoint-tmp'), ['no checkpoint']),
+    'never finished': (
+        [],
+        lambda w: (w / 'checkpoints' / '0').rename(w / 'checkpoints' / '0.orbax-checkpoint-tmp'),
+        ['no checkpoint'],
+    ),
 }
 
 
@@ -343,15 +353,23 @@ def narrow_run(data_dir, tmp_path_factory):
 @pytest.fixture
 def refused(capsys, tmp_path):
     """Runs the export that must be refused; returns its line. Nothing new may lie there."""
+
     def refused(*arguments):
         before = sorted(tmp_path.rglob('*'))
         with pytest.raises(SystemExit) as end:
-            __main__.main([f'--workdir={tmp_path}/run', '--format=mlvicx', f'--out={tmp_path}/out',
-                           *(a.format(tmp=tmp_path) for a in arguments)])
+            __main__.main(
+                [
+                    f'--workdir={tmp_path}/run',
+                    '--format=mlvicx',
+                    f'--out={tmp_path}/out',
+                    *(a.format(tmp=tmp_path) for a in arguments),
+                ]
+            )
         line = end.value.code
         assert line.startswith('error: ') and '\n' not in line
         assert sorted(tmp_path.rglob('*')) == before
         return line
+
     return refused
 
 
@@ -411,10 +429,18 @@ def state(data_dir, tmp_path_factory):
     config = tiny.get_config()
     config.model.width = 64
     config.seed = 11
-    state = states.create(methods.create(config), optim.create(config.optim, 16, 1, 1),
-                          config.seed, parallel.replicated(parallel.create_mesh(4)))
-    return state.replace(method_state={'teacher': {
-        'params': state.params, 'batch_stats': state.batch_stats}, 'queue': jnp.ones((2, 3))})
+    state = states.create(
+        methods.create(config),
+        optim.create(config.optim, 16, 1, 1),
+        config.seed,
+        parallel.replicated(parallel.create_mesh(4)),
+    )
+    return state.replace(
+        method_state={
+            'teacher': {'params': state.params, 'batch_stats': state.batch_stats},
+            'queue': jnp.ones((2, 3)),
+        }
+    )
 
 
 def torchvision_file(path, change=lambda tensors: tensors):
@@ -437,19 +463,27 @@ def test_torchvision_weights_are_the_initial_encoder(state, images, tmp_path, ca
     assert 'fc, the classifier, is left out' in said
     variables = {'params': new.params['encoder'], 'batch_stats': new.batch_stats['encoder']}
     plain = jax.jit(ResNet18(context=False, axis_name=None).apply)(
-        weights.without_context(variables), images[96])
+        weights.without_context(variables), images[96]
+    )
     assert_parity(channels_first(plain), torch_features(model), images[96])
 
     teacher = new.method_state['teacher']
-    assert all(map(np.array_equal, jax.tree.leaves(teacher), jax.tree.leaves(
-        {'params': new.params, 'batch_stats': new.batch_stats})))
+    assert all(
+        map(
+            np.array_equal,
+            jax.tree.leaves(teacher),
+            jax.tree.leaves({'params': new.params, 'batch_stats': new.batch_stats}),
+        )
+    )
     before, after = tiny.leaves(state.params), tiny.leaves(new.params)
     for path in before:
         kept = "['encoder']" not in path or 'context' in path
         if 'bn' not in path and 'downsample_1' not in path:  # scale 1 and bias 0 on both sides
             assert kept == (before[path].tobytes() == after[path].tobytes()), path
-    assert all(leaf.sharding == old.sharding for leaf, old in zip(
-        jax.tree.leaves(new.params), jax.tree.leaves(state.params)))
+    assert all(
+        leaf.sharding == old.sharding
+        for leaf, old in zip(jax.tree.leaves(new.params), jax.tree.leaves(state.params))
+    )
 
 
 def release_of(tensors):
@@ -466,14 +500,14 @@ def release_of(tensors):
             part = rest.partition('.')[0]
             level = LEVELS.index(head.removeprefix('context_')) + 1
             online[f'cbt{level}.{parts[part]}.weight'] = (
-                tensor if part == 'spatial' else tensor[:, :, None, None])
+                tensor if part == 'spatial' else tensor[:, :, None, None]
+            )
     return {'online': online}
 
 
 def test_the_authors_layout_is_read(exported, original, state, tmp_path):
     release = release_of(load_file(exported['mlvicx'] / 'model.safetensors'))
-    assert {'encoder.0.weight', 'encoder.4.0.conv1.weight', 'cbt1.cam.fc.0.weight'} <= set(
-        release['online'])
+    assert {'encoder.0.weight', 'encoder.4.0.conv1.weight', 'cbt1.cam.fc.0.weight'} <= set(release['online'])
     torch.save(release, tmp_path / 'release.pth')
     new = initial.initialise(state, str(tmp_path / 'release.pth'))
     before = tiny.leaves(original[1])
@@ -482,16 +516,21 @@ def test_the_authors_layout_is_read(exported, original, state, tmp_path):
 
 
 WRONG = {
-    'a tensor is missing': (lambda t: {k: v for k, v in t.items() if k != 'layer3.1.bn2.bias'},
-                            'missing: layer3.1.bn2.bias; unexpected: none'),
-    'another network': (lambda t: t | {'layer1.2.conv1.weight': t['layer1.0.conv1.weight']},
-                        'missing: none; unexpected: layer1.2.conv1.weight'),
-    'another width': (lambda t: t | {'bn1.bias': t['bn1.bias'][:32]},
-                      r'bn1.bias has shape \(32,\)'),
+    'a tensor is missing': (
+        lambda t: {k: v for k, v in t.items() if k != 'layer3.1.bn2.bias'},
+        'missing: layer3.1.bn2.bias; unexpected: none',
+    ),
+    'another network': (
+        lambda t: t | {'layer1.2.conv1.weight': t['layer1.0.conv1.weight']},
+        'missing: none; unexpected: layer1.2.conv1.weight',
+    ),
+    'another width': (lambda t: t | {'bn1.bias': t['bn1.bias'][:32]}, r'bn1.bias has shape \(32,\)'),
     'not finite': (lambda t: t | {'bn1.bias': t['bn1.bias'] + torch.nan}, 'bn1.bias .* finite'),
     'no tensors': (lambda t: {'epoch': 3}, 'no state dict'),
-    'half a bottleneck': (lambda t: t | {'context_stem.spatial.weight': torch.zeros(1, 2, 7, 7)},
-                          'missing: context_stage1'),
+    'half a bottleneck': (
+        lambda t: t | {'context_stem.spatial.weight': torch.zeros(1, 2, 7, 7)},
+        'missing: context_stage1',
+    ),
 }
 
 
@@ -516,11 +555,19 @@ def test_a_run_starts_from_another_runs_encoder(narrow_run, data_dir, tmp_path, 
     config = tiny.get_config()
     config.seed, config.total_steps, config.data.data_dir = 4, 1, str(data_dir)
     config.init = str(narrow_run)
-    monkeypatch.setattr(train, 'make_train_step', lambda *_: lambda state, batch: (
-        state.replace(step=state.step + 1), {'loss': 1.0, 'gradient_norm': 1.0, 'skipped': 0}, {}))
+    monkeypatch.setattr(
+        train,
+        'make_train_step',
+        lambda *_: (
+            lambda state, batch: (
+                state.replace(step=state.step + 1),
+                {'loss': 1.0, 'gradient_norm': 1.0, 'skipped': 0},
+                {},
+            )
+        ),
+    )
     assert train.train(config, tmp_path / 'run') == 0
-    found, given = (tiny.leaves(folder.read_run(path).variables)
-                    for path in (tmp_path / 'run', narrow_run))
+    found, given = (tiny.leaves(folder.read_run(path).variables) for path in (tmp_path / 'run', narrow_run))
     assert all(found[path].tobytes() == given[path].tobytes() for path in given)
     config.init = ''
     with pytest.raises(UserError, match='config.init'):

@@ -17,10 +17,17 @@ def _split(n=2000, seed=0):
     patients = np.repeat(np.arange(n), rng.integers(1, 7, n))[:n]
     labels = (rng.random((n, 3)) < (0.2, 0.05, 0.002)).astype(np.uint8)
     unknown = np.full(n, 'unknown')
-    return Split(name='train', source=None, records=np.arange(n),
-                 image_ids=np.array([f'image_{i}' for i in range(n)]),
-                 patient_ids=patients.astype(str), labels=labels, view=unknown, sex=unknown,
-                 age=np.full(n, -1, np.int32))
+    return Split(
+        name='train',
+        source=None,
+        records=np.arange(n),
+        image_ids=np.array([f'image_{i}' for i in range(n)]),
+        patient_ids=patients.astype(str),
+        labels=labels,
+        view=unknown,
+        sex=unknown,
+        age=np.full(n, -1, np.int32),
+    )
 
 
 SPLIT = _split()
@@ -41,8 +48,9 @@ def test_number_is_exact_and_order_is_the_split_s(kind, nested):
 @pytest.mark.parametrize('kind', KINDS)
 def test_nested_shares_lie_in_each_other_and_others_do_not(kind):
     for nested in (True, False):
-        small, middle, large = (set(fraction(SPLIT, share, 3, nested, **kind).image_ids)
-                                for share in (0.01, 0.1, 0.3))
+        small, middle, large = (
+            set(fraction(SPLIT, share, 3, nested, **kind).image_ids) for share in (0.01, 0.1, 0.3)
+        )
         assert (small < middle < large) is nested
     # Independent: a tenth and three tenths share a part as two draws do, 60 of 2,000.
     if not kind['by_patient']:

@@ -11,9 +11,11 @@ from mlvicx_jax.goodput import PHASES, Goodput
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds of both clocks, which a test sets."""
+
     class Clock:
         now = 1000.0
         time = monotonic = staticmethod(lambda: Clock.now)
+
     monkeypatch.setattr(goodput, 'time', Clock)
     return Clock
 
@@ -47,8 +49,14 @@ def test_a_killed_start_and_the_one_after_it(tmp_path, clock):
     second.spent('training')
     second.write()
     assert counts(tmp_path) == dict.fromkeys(PHASES, 0.0) | {
-        'training': 45 + 40, 'start': 7 + 2, 'compile': 20, 'data wait': 5, 'checkpoint': 3,
-        'repeated': 30, 'down': 100}
+        'training': 45 + 40,
+        'start': 7 + 2,
+        'compile': 20,
+        'data wait': 5,
+        'checkpoint': 3,
+        'repeated': 30,
+        'down': 100,
+    }
     assert sum(counts(tmp_path).values()) == clock.now - 1000
     assert sum(second.shares().values()) == pytest.approx(1)
 

@@ -11,10 +11,10 @@ import subprocess
 import sys
 import time
 
-from ml_collections import ConfigDict
 import pytest
-
 from conftest import ROOT
+from ml_collections import ConfigDict
+
 from configs import tables as recipe
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import grid
@@ -110,8 +110,9 @@ class Grid:
     def __init__(self, nursery, place):
         self._nursery, self._output = nursery, place.folder / 'output'
         config = json.loads(place.config.to_json_best_effort())
-        nursery.stdin.write(json.dumps(
-            [config, str(place.workdir), str(place.stub), str(self._output)]).encode() + b'\n')
+        nursery.stdin.write(
+            json.dumps([config, str(place.workdir), str(place.stub), str(self._output)]).encode() + b'\n'
+        )
         self.pid = int(nursery.stdout.readline())
 
     def wait(self, seconds=120):
@@ -125,8 +126,9 @@ class Grid:
 
 @pytest.fixture(scope='module')
 def nursery():
-    with subprocess.Popen([sys.executable, '-c', NURSERY], stdin=subprocess.PIPE, cwd=ROOT,
-                          stdout=subprocess.PIPE, bufsize=0) as process:
+    with subprocess.Popen(
+        [sys.executable, '-c', NURSERY], stdin=subprocess.PIPE, cwd=ROOT, stdout=subprocess.PIPE, bufsize=0
+    ) as process:
         yield process
         process.kill()  # and with it a grid that a failed test has left
 
@@ -154,13 +156,18 @@ class Place:
 
     def started(self):
         """[(pid, name)] of the runs so far."""
-        return [(int(pid), name) for path in self.workdir.glob('*/started')
-                for pid, name in map(str.split, path.read_text().splitlines())]
+        return [
+            (int(pid), name)
+            for path in self.workdir.glob('*/started')
+            for pid, name in map(str.split, path.read_text().splitlines())
+        ]
 
     def tables(self):
         """What the grid wrote, by name of file; without the folder's name, and how wide that is."""
-        return {path.name: re.sub('[ -]+', ' ', path.read_text().replace(str(self.workdir), 'GRID'))
-                for path in (self.workdir / 'tables').iterdir()}
+        return {
+            path.name: re.sub('[ -]+', ' ', path.read_text().replace(str(self.workdir), 'GRID'))
+            for path in (self.workdir / 'tables').iterdir()
+        }
 
 
 def alive(pid: int) -> bool:
@@ -189,8 +196,13 @@ def test_the_grid_pretrains_evaluates_and_fills_the_tables(done, capsys):
     names = [name for _, name in done.started()]
     assert sorted(names) == sorted(
         [f'encoder_{seed}' for seed in (0, 1)]
-        + [f'films-frozen-{share}-{method}-seed{seed}' for share in ('0.1', '1')
-           for method in ('random', 'encoder') for seed in (0, 1)])
+        + [
+            f'films-frozen-{share}-{method}-seed{seed}'
+            for share in ('0.1', '1')
+            for method in ('random', 'encoder')
+            for seed in (0, 1)
+        ]
+    )
     made = done.tables()
     assert set(made) == {f'table{i}.{kind}' for i in (1, 2) for kind in ('md', 'csv', 'html')}
     # value = 0.5 + 0.1 (encoder) + 0.01 seed share: the mean over seeds 0 and 1 at a share of 1
@@ -252,23 +264,29 @@ def test_a_folder_where_nothing_was_done_belongs_to_nobody(tmp_path, data_dir):
 
 def test_a_failing_run_is_told_at_the_end_and_stops_no_other(tmp_path, data_dir, capsys):
     place = Place(tmp_path, data_dir)
-    place.config.grid.pretrain = ConfigDict(dict(
-        encoder=f'{place.folder}/recipe.py:task=pretrain --config.init=broken'))
+    place.config.grid.pretrain = ConfigDict(
+        dict(encoder=f'{place.folder}/recipe.py:task=pretrain --config.init=broken')
+    )
     place.config.grid.seeds, place.config.tables.reference = (0,), 'random'
     assert place.run() == 1
     said = capsys.readouterr().out
     *_, first, second, third, _ = said.strip().splitlines()
-    assert re.match(r'failed: pretrain encoder seed 0: exit code 1: error: this encoder is broken; '
-                    r'.*encoder_0\.log', first)
+    assert re.match(
+        r'failed: pretrain encoder seed 0: exit code 1: error: this encoder is broken; '
+        r'.*encoder_0\.log',
+        first,
+    )
     assert 'films frozen 10 % encoder seed 0: not run, since "pretrain encoder seed 0"' in second
     assert third.startswith('failed: films frozen 100 % encoder')
     assert sorted(name for _, name in place.started()) == [
-        'encoder_0', 'films-frozen-0.1-random-seed0', 'films-frozen-1-random-seed0']
+        'encoder_0',
+        'films-frozen-0.1-random-seed0',
+        'films-frozen-1-random-seed0',
+    ]
     assert 'not run' in place.tables()['table2.md'] and '0.500' in place.tables()['table2.md']
 
 
-def test_killed_five_times_at_random_it_ends_with_the_same_tables(
-        tmp_path, data_dir, done, nursery):
+def test_killed_five_times_at_random_it_ends_with_the_same_tables(tmp_path, data_dir, done, nursery):
     place = Place(tmp_path, data_dir, steps=3, pause=0.03)
     chance = random.Random(8)
     for _ in range(5):
@@ -316,13 +334,17 @@ def test_the_grid_leaves_the_accelerator_to_its_runs(tmp_path, data_dir, nursery
     assert code == 0 and 'backends of the grid: 0' in said, said
 
 
-@pytest.mark.parametrize('field,value,said', [
-    ('grid.protocols', ('frosen',), 'frozen, finetune'),
-    ('grid.seeds', (0, 0), 'none twice'),
-    ('grid.parallel', 0, '1 or more'),
-    ('tables.reference', 'nobody', 'encoder'),
-    ('grid.overrides', '--config.no_such_field=1', 'no_such_field'),
-    ('grid.overrides', '--config.batch_size=0', 'batch_size is 0')])
+@pytest.mark.parametrize(
+    'field,value,said',
+    [
+        ('grid.protocols', ('frosen',), 'frozen, finetune'),
+        ('grid.seeds', (0, 0), 'none twice'),
+        ('grid.parallel', 0, '1 or more'),
+        ('tables.reference', 'nobody', 'encoder'),
+        ('grid.overrides', '--config.no_such_field=1', 'no_such_field'),
+        ('grid.overrides', '--config.batch_size=0', 'batch_size is 0'),
+    ],
+)
 def test_a_wrong_config_is_refused_before_anything_runs(tmp_path, data_dir, field, value, said):
     place = Place(tmp_path, data_dir)
     with place.config.ignore_type():

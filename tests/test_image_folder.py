@@ -29,14 +29,14 @@ def _table(root, text, masks=False):
     (root / 'films.csv').write_text(text)
 
 
-TABLE = '''Path,Label,Patient,Split,Sex,Age,View
+TABLE = """Path,Label,Patient,Split,Sex,Age,View
 films/0.jpg,Mass|Edema,ann,train,F,51,PA
 films/1.png,,ann,train,F,51,AP
 films/2.jpg,Edema,bob,val,M,060Y,PA
 films/3.png,Mass,cid,train,,,
 films/4.jpg,,dan,test,M,70.0,PA
 films/5.png,Mass,dan,test,M,70,lateral
-'''
+"""
 
 
 def _examples(builder, split):
@@ -57,8 +57,7 @@ def test_table(tmp_path):
     assert [train['films/3.png'][k] for k in ('age', 'sex', 'view')] == [-1, 2, 2]
     assert [test['films/5.png'][k] for k in ('age', 'sex', 'view')] == [70, 1, 2]
     raw = radiograph.read_image(tmp_path / 'raw/films/1.png')
-    np.testing.assert_array_equal(train['films/1.png']['image'][..., 0],
-                                  radiograph.resize(raw, 32))
+    np.testing.assert_array_equal(train['films/1.png']['image'][..., 0], radiograph.resize(raw, 32))
 
 
 def test_title_belongs_to_one_folder(tmp_path):
@@ -72,19 +71,28 @@ def test_title_belongs_to_one_folder(tmp_path):
 
 def test_random_split_keeps_patients_whole(tmp_path):
     _table(tmp_path / 'raw', TABLE)
-    builder = prepare('image_folder_cxr', tmp_path / 'data', tmp_path / 'raw',
-                      {**OPTIONS, 'split': 'random', 'test_fraction': 0.5})
-    people = [{e['patient_id'] for e in _examples(builder, split).values()}
-              for split in ('train_val', 'test')]
+    builder = prepare(
+        'image_folder_cxr',
+        tmp_path / 'data',
+        tmp_path / 'raw',
+        {**OPTIONS, 'split': 'random', 'test_fraction': 0.5},
+    )
+    people = [{e['patient_id'] for e in _examples(builder, split).values()} for split in ('train_val', 'test')]
     assert [len(p) for p in people] == [2, 2] and not people[0] & people[1]
 
 
-@pytest.mark.parametrize('files,labels,test', [
-    (['train/sick/a.png', 'train/well/b.png', 'test/sick/c.png', 'val/well/d.png'],
-     ['sick', 'well'], {'test/sick/c.png'}),
-    (['sick/a.png', 'well/b.jpeg', 'sick/c.PNG', 'sick/deep/d.png', 'well/e.png'],
-     ['sick', 'well'], None),
-    (['a.png', 'b.png', 'images/c.jpg'], [], None)])
+@pytest.mark.parametrize(
+    'files,labels,test',
+    [
+        (
+            ['train/sick/a.png', 'train/well/b.png', 'test/sick/c.png', 'val/well/d.png'],
+            ['sick', 'well'],
+            {'test/sick/c.png'},
+        ),
+        (['sick/a.png', 'well/b.jpeg', 'sick/c.PNG', 'sick/deep/d.png', 'well/e.png'], ['sick', 'well'], None),
+        (['a.png', 'b.png', 'images/c.jpg'], [], None),
+    ],
+)
 def test_folders(tmp_path, files, labels, test):
     for i, name in enumerate(files):
         _image(tmp_path / 'raw' / name, i)
@@ -100,8 +108,11 @@ def test_folders(tmp_path, files, labels, test):
 
 
 def test_masks_are_joined(tmp_path):
-    _table(tmp_path / 'raw', 'image,mask\n' + ''.join(
-        f'films/{i}.{"png" if i % 2 else "jpg"},left{i}.png|right{i}.png\n' for i in range(6)))
+    _table(
+        tmp_path / 'raw',
+        'image,mask\n'
+        + ''.join(f'films/{i}.{"png" if i % 2 else "jpg"},left{i}.png|right{i}.png\n' for i in range(6)),
+    )
     for i in range(6):
         for part, where in (('left', np.s_[:, :9]), ('right', np.s_[:, -9:])):
             mask = np.zeros((40, 48), np.uint8)
@@ -111,8 +122,7 @@ def test_masks_are_joined(tmp_path):
     options = {**OPTIONS, 'size': 40, 'masks': True}
     with pytest.raises(UserError, match='masks of one image differ in shape'):
         prepare('image_folder_cxr', tmp_path / 'data', tmp_path / 'raw', options)
-    builder = prepare('image_folder_cxr', tmp_path / 'data', tmp_path / 'raw', options,
-                      allow_bad=1)
+    builder = prepare('image_folder_cxr', tmp_path / 'data', tmp_path / 'raw', options, allow_bad=1)
     expected = np.zeros((40, 40), bool)
     expected[:, :8] = expected[:, -8:] = True  # 9 of 48 columns are 7.5 of 40
     for split in ('train_val', 'test'):
@@ -120,20 +130,28 @@ def test_masks_are_joined(tmp_path):
             np.testing.assert_array_equal(example['mask'][..., 0], expected)
 
 
-@pytest.mark.parametrize('change,options,words', [
-    (lambda t: t, {'title': ''}, 'option title'),
-    (lambda t: t, {'table': 'absent.csv'}, 'absent.csv: the file does not exist'),
-    (lambda t: t, {'masks': True}, 'no column of masks'),
-    (lambda t: t.replace('Path', 'X-ray'), {}, 'no column of images'),
-    (lambda t: t + 'films/0.jpg,Mass,ann,train,F,51,PA\n', {}, r'line 8: films/0.jpg is there twice'
-     r' \(line 2\)'),
-    (lambda t: t.replace('060Y', 'old'), {}, "line 4: age is 'old'"),
-    (lambda t: t.replace(',val,', ',fold3,'), {}, "is 'fold3', expected one of"),
-    (lambda t: t.replace('dan,test', 'ann,test'), {}, 'patient ann both in train_val and test'),
-    (lambda t: t.replace(',test,', ',train,'), {}, 'all images are in train_val'),
-    (lambda t: t.replace('films/0', '../0'), {}, 'leads out of manual_dir'),
-    (lambda t: t.replace('films/', 'fims/'), {}, 'no image of column'),
-    (lambda t: t.replace('Mass', 'Ma\xdf'), {}, 'not UTF-8')])
+@pytest.mark.parametrize(
+    'change,options,words',
+    [
+        (lambda t: t, {'title': ''}, 'option title'),
+        (lambda t: t, {'table': 'absent.csv'}, 'absent.csv: the file does not exist'),
+        (lambda t: t, {'masks': True}, 'no column of masks'),
+        (lambda t: t.replace('Path', 'X-ray'), {}, 'no column of images'),
+        (
+            lambda t: t + 'films/0.jpg,Mass,ann,train,F,51,PA\n',
+            {},
+            r'line 8: films/0.jpg is there twice'
+            r' \(line 2\)',
+        ),
+        (lambda t: t.replace('060Y', 'old'), {}, "line 4: age is 'old'"),
+        (lambda t: t.replace(',val,', ',fold3,'), {}, "is 'fold3', expected one of"),
+        (lambda t: t.replace('dan,test', 'ann,test'), {}, 'patient ann both in train_val and test'),
+        (lambda t: t.replace(',test,', ',train,'), {}, 'all images are in train_val'),
+        (lambda t: t.replace('films/0', '../0'), {}, 'leads out of manual_dir'),
+        (lambda t: t.replace('films/', 'fims/'), {}, 'no image of column'),
+        (lambda t: t.replace('Mass', 'Ma\xdf'), {}, 'not UTF-8'),
+    ],
+)
 def test_bad_table(tmp_path, change, options, words):
     _table(tmp_path / 'raw', '')
     (tmp_path / 'raw/films.csv').write_bytes(change(TABLE).encode('latin-1'))
@@ -147,8 +165,7 @@ def test_two_tables_have_to_be_told_apart(tmp_path):
     (tmp_path / 'raw/other.csv').write_text('a,b\n1,2\n')
     with pytest.raises(UserError, match='option table=NAME.csv'):
         prepare('image_folder_cxr', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
-    prepare('image_folder_cxr', tmp_path / 'data', tmp_path / 'raw',
-            {**OPTIONS, 'table': 'films.csv'})
+    prepare('image_folder_cxr', tmp_path / 'data', tmp_path / 'raw', {**OPTIONS, 'table': 'films.csv'})
 
 
 @needs_real

@@ -33,37 +33,48 @@ def step(method):
     variables['params'] = jax.tree.map(lambda x: jnp.where(x == 0, 0.5, x), variables['params'])
     state['key']['params'] = jax.tree.map(lambda x: 0.9 * x, variables['params'])
     rng = np.random.default_rng(0)
-    views = {name: jnp.asarray(rng.uniform(size=(BATCH, 80, 80, 1)), jnp.float32)
-             for name in ('first', 'second')}
+    views = {
+        name: jnp.asarray(rng.uniform(size=(BATCH, 80, 80, 1)), jnp.float32) for name in ('first', 'second')
+    }
 
     @jax.jit
     def run(variables, state):
         def loss(params, key_params):
             key = state['key'] | {'params': key_params}
-            out, stats, new = method.forward(
-                variables | {'params': params}, state | {'key': key}, views, None)
+            out, stats, new = method.forward(variables | {'params': params}, state | {'key': key}, views, None)
             total, terms = method.loss(out, state)
             return jnp.stack([total, total - terms['contrast']]), (out, new)
+
         arguments = variables['params'], state['key']['params']
         _, back, (out, new) = jax.vjp(loss, *arguments, has_aux=True)
         gradients = [back(jnp.array(weights)) for weights in ([1.0, 0.0], [0.0, 1.0])]
-        features = [method.encoder.apply(
-            {name: part['encoder'] for name, part in tree.items()}, standardise(view), True,
-            mutable=['batch_stats'])[0] for tree, view in (
-                (variables, views['first']), (state['key'], views['second']))]
+        features = [
+            method.encoder.apply(
+                {name: part['encoder'] for name, part in tree.items()},
+                standardise(view),
+                True,
+                mutable=['batch_stats'],
+            )[0]
+            for tree, view in ((variables, views['first']), (state['key'], views['second']))
+        ]
         return out, new, gradients, features
 
     out, new, gradients, features = jax.tree.map(np.asarray, run(variables, state))
-    return dict(variables=variables, state=state, out=out, new=new, gradients=gradients,
-                features=features)
+    return dict(variables=variables, state=state, out=out, new=new, gradients=gradients, features=features)
 
 
 def np_pool(x, cells):
     """Adaptive average pooling of [b, h, w, c] by the definition of its windows."""
-    windows = [[slice(math.floor(i * size / cells), math.ceil((i + 1) * size / cells))
-                for i in range(cells)] for size in x.shape[1:3]]
-    return np.array([[[image[rows, columns].mean((0, 1)) for columns in windows[1]]
-                      for rows in windows[0]] for image in np.float64(x)])
+    windows = [
+        [slice(math.floor(i * size / cells), math.ceil((i + 1) * size / cells)) for i in range(cells)]
+        for size in x.shape[1:3]
+    ]
+    return np.array(
+        [
+            [[image[rows, columns].mean((0, 1)) for columns in windows[1]] for rows in windows[0]]
+            for image in np.float64(x)
+        ]
+    )
 
 
 def random_out(method):
@@ -71,19 +82,23 @@ def random_out(method):
     z = rng.normal(size=(2, BATCH, method.widths[0]))
     z = np.float32(z / np.linalg.norm(z, axis=-1, keepdims=True))
     return {'embedding_1': z[0], 'embedding_2': z[1]} | {
-        stage: rng.uniform(size=BATCH).astype(np.float32) for stage in CELLS}
+        stage: rng.uniform(size=BATCH).astype(np.float32) for stage in CELLS
+    }
 
 
-@pytest.mark.parametrize('height,width,cells', [
-    (56, 56, 16), (28, 28, 16), (14, 14, 4), (7, 7, 4), (128, 64, 16), (3, 5, 16), (3, 2, 4)])
+@pytest.mark.parametrize(
+    'height,width,cells',
+    [(56, 56, 16), (28, 28, 16), (14, 14, 4), (7, 7, 4), (128, 64, 16), (3, 5, 16), (3, 2, 4)],
+)
 def test_pooling_has_torchs_windows(height, width, cells):
     torch = pytest.importorskip('torch')
     x = np.random.default_rng(0).normal(size=(2, 3, height, width))
     found = adaptive_average(height, cells) @ x @ adaptive_average(width, cells).T
     expected = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(x), cells).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    np.testing.assert_allclose(np_pool(x.transpose(0, 2, 3, 1), cells).transpose(0, 3, 1, 2),
-                               expected, atol=1e-12)
+    np.testing.assert_allclose(
+        np_pool(x.transpose(0, 2, 3, 1), cells).transpose(0, 3, 1, 2), expected, atol=1e-12
+    )
 
 
 def test_errors_are_those_of_the_pooled_maps_of_the_four_stages(step):
@@ -91,7 +106,7 @@ def test_errors_are_those_of_the_pooled_maps_of_the_four_stages(step):
     for stage, cells in {'stage1': 16, 'stage2': 16, 'stage3': 4, 'stage4': 4}.items():
         difference = np_pool(queries[stage], cells) - np_pool(keys[stage], cells)
         assert difference.shape[1:3] == (cells, cells)
-        np.testing.assert_allclose(step['out'][stage], (difference ** 2).mean((1, 2, 3)), rtol=1e-3)
+        np.testing.assert_allclose(step['out'][stage], (difference**2).mean((1, 2, 3)), rtol=1e-3)
 
 
 def test_head_is_one_linear_layer(step):
@@ -99,7 +114,7 @@ def test_head_is_one_linear_layer(step):
         layer = tree['params']['projector']['linear1']
         assert set(tree['params']['projector']) == {'linear1'} and np.any(layer['bias'])
         z = step['features'][number]['pooled'] @ np.float64(layer['kernel']) + layer['bias']
-        z /= np.sqrt((z ** 2).sum(-1, keepdims=True))
+        z /= np.sqrt((z**2).sum(-1, keepdims=True))
         np.testing.assert_allclose(step['out'][f'embedding_{number + 1}'], z, rtol=1e-3, atol=1e-4)
 
 
@@ -117,8 +132,9 @@ def test_loss_adds_a_quarter_of_each_stage_to_the_contrast(method, step):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     weighted = dataclasses.replace(method, stage_weights=(1.0, 2.0, 3.0, 4.0))
     loss, _ = weighted.loss(out, step['state'])
-    np.testing.assert_allclose(loss, terms['contrast'] + sum(
-        weight * terms[stage] for weight, stage in enumerate(CELLS, 1)), rtol=1e-5)
+    np.testing.assert_allclose(
+        loss, terms['contrast'] + sum(weight * terms[stage] for weight, stage in enumerate(CELLS, 1)), rtol=1e-5
+    )
 
 
 def test_only_the_query_network_learns(step):
@@ -153,14 +169,18 @@ def test_views_are_turns_of_the_whole_frame():
 
 def test_learning_rate_is_constant_and_blind_to_the_batch():
     config = recipe.get_config()
-    rate = optim.schedule(config.optim, config.batch_size, 1351, 300 * 1351,
-                          config.optim.final_factor)
+    rate = optim.schedule(config.optim, config.batch_size, 1351, 300 * 1351, config.optim.final_factor)
     np.testing.assert_allclose([rate(0), rate(150 * 1351), rate(300 * 1351)], 0.03, rtol=1e-6)
 
 
-@pytest.mark.parametrize('change,named', [
-    (dict(stage_weights=(1.0,)), r'stage_weights=\(1.0,\), expected 4'),
-    (dict(widths=()), r'widths=\(\), expected positive'), (dict(queue=0), 'queue=0')])
+@pytest.mark.parametrize(
+    'change,named',
+    [
+        (dict(stage_weights=(1.0,)), r'stage_weights=\(1.0,\), expected 4'),
+        (dict(widths=()), r'widths=\(\), expected positive'),
+        (dict(queue=0), 'queue=0'),
+    ],
+)
 def test_bad_options_are_named(method, change, named):
     with pytest.raises(ValueError, match=named):
         dataclasses.replace(method, **change)

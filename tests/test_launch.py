@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 import yaml
-
 from conftest import ROOT
+
 from mlvicx_jax import train, watchdog
 
 FLAGS = set(re.findall(r"flags\.DEFINE_\w+\('(\w+)'", (ROOT / 'main.py').read_text())) | {'config'}
@@ -16,6 +16,7 @@ FLAGS = set(re.findall(r"flags\.DEFINE_\w+\('(\w+)'", (ROOT / 'main.py').read_te
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
     """Stands for a cluster: {command: exit codes of its calls}; returns a reader of what was called."""
+
     def pretend(**codes):
         for name, of_calls in codes.items():
             path = tmp_path / name
@@ -24,20 +25,28 @@ def commands(tmp_path, monkeypatch):
                 f'echo "{name} $*" >> {tmp_path}/calls\n'
                 f'codes=({" ".join(map(str, of_calls))})\n'
                 f'n=$(grep -c "^{name} " {tmp_path}/calls)\n'
-                'exit ${codes[$(( n > ${#codes[@]} ? ${#codes[@]} - 1 : n - 1 ))]}\n')
+                'exit ${codes[$(( n > ${#codes[@]} ? ${#codes[@]} - 1 : n - 1 ))]}\n'
+            )
             path.chmod(0o755)
         monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
         return lambda: (tmp_path / 'calls').read_text().splitlines()
+
     return pretend
 
 
 def run(script, *arguments, **environment):
-    return subprocess.run([ROOT / 'launch' / script, *arguments], env=os.environ | environment,
-                          capture_output=True, text=True, timeout=30)
+    return subprocess.run(
+        [ROOT / 'launch' / script, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
 
 
-@pytest.mark.parametrize('code,requeued', [
-    (0, False), (1, False), (train.PREEMPTED, True), (watchdog.STALLED, True), (143, True)])
+@pytest.mark.parametrize(
+    'code,requeued', [(0, False), (1, False), (train.PREEMPTED, True), (watchdog.STALLED, True), (143, True)]
+)
 def test_slurm_requeues_what_a_restart_can_mend(code, requeued, commands):
     calls = commands(srun=[code], scontrol=[0])
     ended = run('slurm.sh', '--config=configs/mlvicx.py', SLURM_JOB_ID='7')
@@ -54,7 +63,7 @@ def test_slurm_does_not_requeue_for_ever(commands):
 
 def test_tpu_pod_starts_again_until_the_run_is_finished(commands):
     calls = commands(gcloud=[75, 255, 70, 0])
-    ended = run('tpu_pod.sh', 'pod', 'zone', '--config=configs/mlvicx.py', "--x=a b", PAUSE='0')
+    ended = run('tpu_pod.sh', 'pod', 'zone', '--config=configs/mlvicx.py', '--x=a b', PAUSE='0')
     assert ended.returncode == 0 and len(calls()) == 4
     assert '--worker=all' in calls()[0] and r'--x=a\ b' in calls()[0]
     assert run('tpu_pod.sh', 'pod').returncode == 2

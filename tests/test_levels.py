@@ -20,7 +20,7 @@ def terms(z, eps):
 
 
 def loss(z, z2, alpha, beta, gamma, inv_reduce, var_reduce, eps):
-    inv = ((z - z2)**2).sum(axis=1).mean() / (z.shape[1] if inv_reduce == 'mean' else 1)
+    inv = ((z - z2) ** 2).sum(axis=1).mean() / (z.shape[1] if inv_reduce == 'mean' else 1)
     (var, cov, *_), (var2, cov2, *_) = terms(z, eps), terms(z2, eps)
     views = 2 if var_reduce == 'mean' else 1
     return alpha * inv + beta * (var + var2) / views + gamma * (cov + cov2)
@@ -66,8 +66,9 @@ def test_no_batch_gets_below_the_floor(b, r, alpha, beta, gamma, inv, var, eps):
     for scale in (0.1, 0.5, 3):
         # Features of very different sizes too: equal variances are what the proof claims is best.
         start = scale * rng.standard_normal((b, r)) * np.exp(rng.standard_normal(r))
-        end = minimize(one_view, start.ravel(), jac=True, method='L-BFGS-B',
-                       options={'maxiter': 300}).x.reshape(b, r)
+        end = minimize(
+            one_view, start.ravel(), jac=True, method='L-BFGS-B', options={'maxiter': 300}
+        ).x.reshape(b, r)
         found.append(loss(end, end, alpha, beta, gamma, inv, var, eps))
         assert loss(end, end + 0.1 * start, alpha, beta, gamma, inv, var, eps) > floor
     assert floor - 1e-6 < min(found) < floor * 1.02 + 1e-3

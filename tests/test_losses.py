@@ -17,7 +17,7 @@ def pair(request):
     """Two views' embeddings: related, correlated over features, some features spread beyond 1."""
     rng = np.random.default_rng(0)
     b, r = request.param
-    z = rng.normal(size=(b, r)) @ rng.normal(size=(r, r)) / r ** 0.5 + rng.normal(size=r)
+    z = rng.normal(size=(b, r)) @ rng.normal(size=(r, r)) / r**0.5 + rng.normal(size=r)
     z *= np.linspace(0.01, 2, r)
     return z.astype(np.float32), (z + 0.3 * rng.normal(size=(b, r))).astype(np.float32)
 
@@ -33,8 +33,11 @@ def np_terms(z1, z2, inv_reduce, var_reduce):
         c = sum(np.outer(row - mean, row - mean) for row in z) / (b - 1)
         var += sum(max(0, 1 - np.sqrt(c[j, j] + 1e-4)) for j in range(r)) / r
         cov += sum(c[l, q] ** 2 for l in range(r) for q in range(r) if l != q) / r
-    return {'invariance': inv / r if inv_reduce == 'mean' else inv,
-            'variance': var / 2 if var_reduce == 'mean' else var, 'covariance': cov}
+    return {
+        'invariance': inv / r if inv_reduce == 'mean' else inv,
+        'variance': var / 2 if var_reduce == 'mean' else var,
+        'covariance': cov,
+    }
 
 
 READINGS = list(itertools.product(['mean', 'sum'], repeat=2))
@@ -61,16 +64,20 @@ def test_gram_form_is_the_covariance_form_with_its_gradient(pair):
 
     for z in map(jnp.asarray, pair):
         (value, gradient), (value_direct, gradient_direct) = (
-            jax.value_and_grad(f)(z) for f in (losses.covariance, direct))
+            jax.value_and_grad(f)(z) for f in (losses.covariance, direct)
+        )
         np.testing.assert_allclose(value, value_direct, rtol=1e-5)
         scale = np.abs(gradient_direct).max()
         np.testing.assert_allclose(gradient / scale, gradient_direct / scale, atol=1e-5)
 
 
 def test_covariance_never_forms_the_larger_square():
-    shapes = {v.aval.shape for shape in SHAPES.values()
-              for eqn in jax.make_jaxpr(losses.covariance)(jnp.zeros(shape)).eqns
-              for v in eqn.outvars}
+    shapes = {
+        v.aval.shape
+        for shape in SHAPES.values()
+        for eqn in jax.make_jaxpr(losses.covariance)(jnp.zeros(shape)).eqns
+        for v in eqn.outvars
+    }
     assert (12, 12) in shapes and (40, 40) not in shapes
 
 

@@ -39,8 +39,7 @@ def by_bins(label, probability):
     order = np.argsort(probability, kind='stable')
     label, probability, n = label[order], probability[order], len(label)
     bins = [15 * list(probability).index(p) // n for p in probability]  # ties go to the first's
-    return sum(abs(sum(label[i] - probability[i] for i in range(n) if bins[i] == b))
-               for b in range(15)) / n
+    return sum(abs(sum(label[i] - probability[i] for i in range(n) if bins[i] == b)) for b in range(15)) / n
 
 
 @pytest.fixture(scope='module')
@@ -82,16 +81,17 @@ def test_perfect_reversed_and_constant_scores():
 def test_auprc_equals_its_sum_over_cuts(tied, large):
     np.testing.assert_allclose(auprc(*tied), columns(by_cuts, *tied), rtol=0, atol=1e-12)
     labels, scores = large[0][:, :1], large[1][:, :1] // 10
-    np.testing.assert_allclose(auprc(labels, scores), columns(by_cuts, labels, scores), rtol=0,
-                               atol=1e-12)
+    np.testing.assert_allclose(auprc(labels, scores), columns(by_cuts, labels, scores), rtol=0, atol=1e-12)
 
 
 def test_thresholds_are_the_best_of_all_and_the_highest_of_these():
     rng = np.random.default_rng(2)
     labels = (rng.random((80, 5)) < (0.05, 0.2, 0.5, 0.8, 0.1)).astype(np.uint8)
     scores = rng.integers(0, 30, (80, 5)) / 7 + (0, 1, 2, 0, 4) * labels
-    for choose, oracle in ((metrics.f1_threshold, sklearn_metrics.f1_score),
-                           (metrics.accuracy_threshold, sklearn_metrics.accuracy_score)):
+    for choose, oracle in (
+        (metrics.f1_threshold, sklearn_metrics.f1_score),
+        (metrics.accuracy_threshold, sklearn_metrics.accuracy_score),
+    ):
         for label, score, found in zip(labels.T, scores.T, choose(labels, scores)):
             cuts = [np.inf, *np.unique(score)[::-1]]
             values = [oracle(label, score >= cut) for cut in cuts]
@@ -110,25 +110,25 @@ def test_f1_and_accuracy_equal_scikit_learn_at_thresholds_of_other_images(data, 
     labels, scores = request.getfixturevalue(data)
     half = len(labels) // 2
     for choose, judge, oracle in (
-            (metrics.f1_threshold, metrics.f1, sklearn_metrics.f1_score),
-            (metrics.accuracy_threshold, metrics.accuracy, sklearn_metrics.accuracy_score)):
+        (metrics.f1_threshold, metrics.f1, sklearn_metrics.f1_score),
+        (metrics.accuracy_threshold, metrics.accuracy, sklearn_metrics.accuracy_score),
+    ):
         thresholds = choose(labels[:half], scores[:half])
         expected = columns(oracle, labels[half:], scores[half:] >= thresholds)
-        np.testing.assert_allclose(judge(labels[half:], scores[half:], thresholds), expected,
-                                   rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            judge(labels[half:], scores[half:], thresholds), expected, rtol=0, atol=1e-12
+        )
 
 
 def test_calibration_error_equals_a_loop_over_bins_and_the_rows_order_is_nothing():
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, (217, 3))
-    probabilities = np.stack([rng.random(217) ** 4, rng.integers(0, 5, 217) / 4,
-                              np.full(217, 0.25)], 1)
+    probabilities = np.stack([rng.random(217) ** 4, rng.integers(0, 5, 217) / 4, np.full(217, 0.25)], 1)
     found = calibration_error(labels, probabilities)
     np.testing.assert_allclose(found, columns(by_bins, labels, probabilities), atol=1e-12)
     assert found[2] == pytest.approx(abs(labels[:, 2].mean() - 0.25))
     order = rng.permutation(217)
-    np.testing.assert_allclose(calibration_error(labels[order], probabilities[order]), found,
-                               atol=1e-12)
+    np.testing.assert_allclose(calibration_error(labels[order], probabilities[order]), found, atol=1e-12)
 
 
 def test_calibration_error_equals_scikit_learn_s_curve_where_bins_are_equal():
@@ -137,7 +137,8 @@ def test_calibration_error_equals_scikit_learn_s_curve_where_bins_are_equal():
     label = (rng.random(15_000) < probability**1.5).astype(int)
     share, mean = calibration_curve(label, probability, n_bins=15, strategy='quantile')
     assert calibration_error(label[:, None], probability[:, None])[0] == pytest.approx(
-        np.abs(share - mean).mean(), abs=1e-12)
+        np.abs(share - mean).mean(), abs=1e-12
+    )
 
 
 def test_a_perfect_model_s_calibration_error_is_the_noise_that_the_docstring_says():
@@ -163,9 +164,13 @@ def test_one_rule_of_what_is_not_available_for_all_metrics():
     scores = np.full((3, 5), 0.5)
     scores[:, 3] = np.nan
     thresholds = np.array([0.4, 0.4, 0.4, 0.4, np.nan])  # the last: one class in validation
-    for values in (auroc(labels, scores), auprc(labels, scores),
-                   metrics.f1_threshold(labels, scores), metrics.accuracy_threshold(labels, scores),
-                   calibration_error(labels, scores)):
+    for values in (
+        auroc(labels, scores),
+        auprc(labels, scores),
+        metrics.f1_threshold(labels, scores),
+        metrics.accuracy_threshold(labels, scores),
+        calibration_error(labels, scores),
+    ):
         np.testing.assert_array_equal(np.isnan(values), [True, True, False, True, False])
     for metric in (metrics.f1, metrics.accuracy):
         values = metric(labels, scores, thresholds)
@@ -184,8 +189,7 @@ def test_mean14_leaves_no_finding_out_and_mean15_has_it():
     assert means == pytest.approx({'mean14': np.delete(values, 5).mean(), 'mean15': values.mean()})
     values[[2, 7]] = np.nan
     means = metrics.finding_means(values, names)
-    assert means == pytest.approx({'mean14': np.nanmean(np.delete(values, 5)),
-                                   'mean15': np.nanmean(values)})
+    assert means == pytest.approx({'mean14': np.nanmean(np.delete(values, 5)), 'mean15': np.nanmean(values)})
     assert metrics.not_available(values, names) == ['finding 2', 'finding 6']
     assert list(metrics.finding_means(values[:14], FINDINGS)) == ['mean14']
     assert np.isnan(metrics.finding_means([np.nan, 0.7], ['Pneumonia', 'No Finding'])['mean1'])
@@ -198,8 +202,7 @@ def test_means_of_resamples_are_those_of_each():
     found = metrics.finding_means(values, names)
     for i, row in enumerate(values):
         expected = metrics.finding_means(row, names)
-        assert {name: value[i] for name, value in found.items()} == pytest.approx(
-            expected, nan_ok=True)
+        assert {name: value[i] for name, value in found.items()} == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize('structures', [(), (3,)])
@@ -207,17 +210,17 @@ def test_dice_and_iou_equal_scikit_learn_on_pixels(structures):
     rng = np.random.default_rng(7)
     truth, predicted = rng.random((2, 6, 9, 7, *structures)) < 0.3
     truth[0] = predicted[0] = truth[1] = predicted[2] = False
-    for metric, oracle in ((metrics.dice, sklearn_metrics.f1_score),
-                           (metrics.iou, sklearn_metrics.jaccard_score)):
+    for metric, oracle in (
+        (metrics.dice, sklearn_metrics.f1_score),
+        (metrics.iou, sklearn_metrics.jaccard_score),
+    ):
         found = metric(truth, predicted)
         assert found.shape == (6, *structures)
         assert (found[0] == 1).all() and (found[1:3] == 0).all()
-        flat = [np.moveaxis(mask.reshape(6, 63, -1), 1, 2).reshape(-1, 63)
-                for mask in (truth, predicted)]
+        flat = [np.moveaxis(mask.reshape(6, 63, -1), 1, 2).reshape(-1, 63) for mask in (truth, predicted)]
         expected = [oracle(*pair, zero_division=1.0) for pair in zip(*flat)]
         np.testing.assert_allclose(found.ravel(), expected, rtol=0, atol=1e-12)
-        np.testing.assert_array_equal(metric(truth.astype(np.uint8), predicted.astype(float)),
-                                      found)
+        np.testing.assert_array_equal(metric(truth.astype(np.uint8), predicted.astype(float)), found)
 
 
 def test_mask_means_over_positives_and_over_all():
@@ -229,16 +232,25 @@ def test_mask_means_over_positives_and_over_all():
     assert metrics.mask_means(values[:, 0], positive[:, 0]) == pytest.approx((0.8, 0.65))
 
 
-@pytest.mark.parametrize('labels, scores, message', [
-    ([[0], [1]], [[0.1, 0.2], [0.3, 0.4]], 'shape'),
-    ([[0], [1], [-1]], [[0.1], [0.2], [0.3]], r'\[-1\]'),
-    ([[0], [1], [1]], [[0.1], [np.nan], [0.3]], '1 of 3 scores'),
-    ([[0], [1], [1]], [[0.1], [np.inf], [0.3]], '1 of 3 scores'),
-])
+@pytest.mark.parametrize(
+    'labels, scores, message',
+    [
+        ([[0], [1]], [[0.1, 0.2], [0.3, 0.4]], 'shape'),
+        ([[0], [1], [-1]], [[0.1], [0.2], [0.3]], r'\[-1\]'),
+        ([[0], [1], [1]], [[0.1], [np.nan], [0.3]], '1 of 3 scores'),
+        ([[0], [1], [1]], [[0.1], [np.inf], [0.3]], '1 of 3 scores'),
+    ],
+)
 def test_bad_input_says_what_was_found(labels, scores, message):
-    for metric in (auroc, auprc, metrics.f1_threshold, metrics.accuracy_threshold,
-                   calibration_error, lambda *data: metrics.f1(*data, np.zeros(1)),
-                   lambda *data: metrics.accuracy(*data, np.zeros(1))):
+    for metric in (
+        auroc,
+        auprc,
+        metrics.f1_threshold,
+        metrics.accuracy_threshold,
+        calibration_error,
+        lambda *data: metrics.f1(*data, np.zeros(1)),
+        lambda *data: metrics.accuracy(*data, np.zeros(1)),
+    ):
         with pytest.raises(UserError, match=message):
             metric(np.array(labels), np.array(scores))
 
@@ -248,12 +260,15 @@ def test_log_odds_are_no_probabilities():
         calibration_error(np.array([[0], [1]]), np.array([[-2.0], [3.0]]))
 
 
-@pytest.mark.parametrize('truth, predicted, message', [
-    (np.zeros((2, 4, 4)), np.zeros((2, 4, 5)), r'\(2, 4, 5\)'),
-    (np.zeros(4), np.zeros(4), r'\(4,\)'),
-    (np.full((1, 2, 2), 255), np.zeros((1, 2, 2)), 'true ones go from 255 to 255'),
-    (np.zeros((1, 2, 2)), np.full((1, 2, 2), 0.3), 'cut probabilities'),
-])
+@pytest.mark.parametrize(
+    'truth, predicted, message',
+    [
+        (np.zeros((2, 4, 4)), np.zeros((2, 4, 5)), r'\(2, 4, 5\)'),
+        (np.zeros(4), np.zeros(4), r'\(4,\)'),
+        (np.full((1, 2, 2), 255), np.zeros((1, 2, 2)), 'true ones go from 255 to 255'),
+        (np.zeros((1, 2, 2)), np.full((1, 2, 2), 0.3), 'cut probabilities'),
+    ],
+)
 def test_bad_masks_say_what_was_found(truth, predicted, message):
     for metric in (metrics.dice, metrics.iou):
         with pytest.raises(UserError, match=message):

@@ -25,8 +25,9 @@ def method():
 def step(method):
     """One pass from the initial state: what went in, came out, and the gradient into both trees."""
     rng = np.random.default_rng(0)
-    views = {name: jnp.asarray(rng.uniform(size=(BATCH, 80, 80, 1)), jnp.float32)
-             for name in ('first', 'second')}
+    views = {
+        name: jnp.asarray(rng.uniform(size=(BATCH, 80, 80, 1)), jnp.float32) for name in ('first', 'second')
+    }
     return tiny.one_pass(method, views, KEY)
 
 
@@ -38,8 +39,7 @@ def groups(method, step):
 
     @jax.jit
     def half(images):
-        features, stats = encoder.apply(
-            variables, standardise(images), True, mutable=['batch_stats'])
+        features, stats = encoder.apply(variables, standardise(images), True, mutable=['batch_stats'])
         return features['pooled'], stats['batch_stats']
 
     def run(images):
@@ -53,11 +53,13 @@ def groups(method, step):
 def np_head(params, x):
     """Linear, ReLU, linear, and the length divided out."""
     assert {name: set(part) for name, part in params.items()} == {
-        'linear1': {'kernel', 'bias'}, 'linear2': {'kernel', 'bias'}}
+        'linear1': {'kernel', 'bias'},
+        'linear2': {'kernel', 'bias'},
+    }
     params = jax.tree.map(np.float64, params)
     hidden = np.maximum(np.float64(x) @ params['linear1']['kernel'] + params['linear1']['bias'], 0)
     z = hidden @ params['linear2']['kernel'] + params['linear2']['bias']
-    return z / np.sqrt((z ** 2).sum(-1, keepdims=True))
+    return z / np.sqrt((z**2).sum(-1, keepdims=True))
 
 
 def random_out(method, seed=0):
@@ -81,8 +83,8 @@ def test_loss_finds_second_views_among_the_queue(method, step):
 def test_no_gradient_reaches_keys_or_queue(method, step):
     out, key, queue = random_out(method), step['state']['key'], step['state']['queue']['keys']
     into_out, into_queue = jax.grad(
-        lambda out, queue: method.loss(out, {'key': key, 'queue': {'keys': queue}})[0], (0, 1))(
-            out, queue)
+        lambda out, queue: method.loss(out, {'key': key, 'queue': {'keys': queue}})[0], (0, 1)
+    )(out, queue)
     assert np.all(np.any(into_out['embedding_1'], -1))
     assert not np.any(into_out['embedding_2']) and not np.any(into_queue)
 
@@ -107,8 +109,8 @@ def test_head_starts_as_torchs(method):
     params = head.init(jax.random.key(0), jnp.zeros((1, 512)), True)['params']
     for layer in params.values():
         for leaf in layer.values():
-            assert 0.95 < np.abs(leaf).max() * 512 ** 0.5 <= 1
-            np.testing.assert_allclose(leaf.std() * 512 ** 0.5, 3 ** -0.5, rtol=0.1)
+            assert 0.95 < np.abs(leaf).max() * 512**0.5 <= 1
+            np.testing.assert_allclose(leaf.std() * 512**0.5, 3**-0.5, rtol=0.1)
 
 
 def test_queries_are_normalised_in_the_two_halves_of_the_batch(step, groups):
@@ -136,9 +138,11 @@ def test_keys_are_normalised_in_two_halves_of_a_shuffled_batch(step, groups):
 
 def test_in_one_group_the_order_of_the_batch_changes_nothing(method, step):
     network = dataclasses.replace(
-        method, norm_groups=1, encoder=method.encoder.clone(axis_name=None)).key_network
-    run = jax.jit(lambda images: network.apply(
-        step['variables'], standardise(images), True, mutable=['batch_stats'])[0])
+        method, norm_groups=1, encoder=method.encoder.clone(axis_name=None)
+    ).key_network
+    run = jax.jit(
+        lambda images: network.apply(step['variables'], standardise(images), True, mutable=['batch_stats'])[0]
+    )
     order = np.asarray(jax.random.permutation(KEY, BATCH))
     views = step['views']['second']
     np.testing.assert_allclose(run(views[order]), run(views)[order], rtol=1e-3, atol=1e-5)
@@ -161,7 +165,7 @@ def test_update_follows_the_query_network_and_queues_the_keys(method, step):
     assert new['key']['batch_stats'] is state['key']['batch_stats']
     before, after = tiny.leaves(params), tiny.leaves(new['key']['params'])
     for path in before:
-        np.testing.assert_allclose(after[path], before[path] + 1 - 0.9 ** 3, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(after[path], before[path] + 1 - 0.9**3, rtol=1e-4, atol=1e-5)
     expected = np.asarray(state['queue']['keys']).copy()
     expected[:24] = np.concatenate([out['embedding_2'] for out in outs])
     np.testing.assert_array_equal(new['queue']['keys'], expected)
@@ -170,10 +174,8 @@ def test_update_follows_the_query_network_and_queues_the_keys(method, step):
 
 def test_recipe_is_the_authors_at_a_batch_of_64():
     config = recipe.get_config()
-    rate = optim.schedule(config.optim, config.batch_size, 1351, 300 * 1351,
-                          config.optim.final_factor)
-    np.testing.assert_allclose([rate(0), rate(150 * 1351), rate(300 * 1351)], [0.0075, 0.00375, 0],
-                               atol=1e-8)
+    rate = optim.schedule(config.optim, config.batch_size, 1351, 300 * 1351, config.optim.final_factor)
+    np.testing.assert_allclose([rate(0), rate(150 * 1351), rate(300 * 1351)], [0.0075, 0.00375, 0], atol=1e-8)
     for view in methods.create(config).recipes.values():
         assert (view.area, view.flip, view.rotation) == ((0.2, 1.0), 0.5, 0.0)
         assert (view.jitter_probability, view.brightness, view.contrast) == (0.8, 0.4, 0.4)
@@ -181,10 +183,17 @@ def test_recipe_is_the_authors_at_a_batch_of_64():
         assert view.solarise_probability == 0
 
 
-@pytest.mark.parametrize('change,named', [
-    (dict(queue=0), 'queue=0'), (dict(momentum=1.5), 'momentum=1.5'),
-    (dict(temperature=0.0), 'temperature=0.0'), (dict(norm_groups=0), 'norm_groups=0'),
-    (dict(widths=(16, 0)), r'widths=\(16, 0\)'), (dict(widths=()), r'widths=\(\)')])
+@pytest.mark.parametrize(
+    'change,named',
+    [
+        (dict(queue=0), 'queue=0'),
+        (dict(momentum=1.5), 'momentum=1.5'),
+        (dict(temperature=0.0), 'temperature=0.0'),
+        (dict(norm_groups=0), 'norm_groups=0'),
+        (dict(widths=(16, 0)), r'widths=\(16, 0\)'),
+        (dict(widths=()), r'widths=\(\)'),
+    ],
+)
 def test_bad_options_are_named(method, change, named):
     with pytest.raises(ValueError, match=named):
         dataclasses.replace(method, **change)

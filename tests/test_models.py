@@ -2,12 +2,13 @@
 
 import functools
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec as P
 import numpy as np
 import pytest
+from flax import linen as nn
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from configs import mlvicx
 from mlvicx_jax import methods
@@ -18,8 +19,10 @@ from mlvicx_jax.models.resnet import LEVELS, ResNet18, max_pool
 
 
 def shapes(tree):
-    return {'/'.join(key.key for key in path): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        '/'.join(key.key for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def size(tree):
@@ -35,8 +38,13 @@ def test_features_have_the_levels_channels_and_grids():
     image = jnp.zeros((2, 224, 224, 3))
     features = jax.eval_shape(lambda: encoder.init_with_output(jax.random.key(0), image)[0])
     assert {name: y.shape for name, y in features.items()} == {
-        'stem': (2, 112, 112, 64), 'stage1': (2, 56, 56, 64), 'stage2': (2, 28, 28, 128),
-        'stage3': (2, 14, 14, 256), 'stage4': (2, 7, 7, 512), 'pooled': (2, 512)}
+        'stem': (2, 112, 112, 64),
+        'stage1': (2, 56, 56, 64),
+        'stage2': (2, 28, 28, 128),
+        'stage3': (2, 14, 14, 256),
+        'stage4': (2, 7, 7, 512),
+        'pooled': (2, 512),
+    }
 
 
 def torchvision_resnet18():
@@ -69,14 +77,12 @@ def torchvision_resnet18():
 
 def as_torch(found):
     """Our names and layouts in torch's."""
-    leaf = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias',
-            'mean': 'running_mean', 'var': 'running_var'}
+    leaf = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
     result = {}
     for name, shape in found.items():
         *path, last = name.split('/')
         path = [part.replace('_', '.') for part in path]
-        result['.'.join([*path, leaf[last]])] = shape[::-1][:2] + shape[:2] if len(shape) == 4 \
-            else shape
+        result['.'.join([*path, leaf[last]])] = shape[::-1][:2] + shape[:2] if len(shape) == 4 else shape
     return result
 
 
@@ -95,9 +101,11 @@ def test_context_bottlenecks_are_all_that_context_adds():
     assert {full[name] == shape for name, shape in plain.items()} == {True}
     expected = {}
     for level, c in zip(LEVELS, (64, 64, 128, 256, 512)):
-        expected |= {f'context_{level}/channel_squeeze/kernel': (c, c // 2),
-                     f'context_{level}/channel_excite/kernel': (c // 2, c),
-                     f'context_{level}/spatial/kernel': (7, 7, 2, 1)}
+        expected |= {
+            f'context_{level}/channel_squeeze/kernel': (c, c // 2),
+            f'context_{level}/channel_excite/kernel': (c // 2, c),
+            f'context_{level}/spatial/kernel': (7, 7, 2, 1),
+        }
     assert {name: full[name] for name in full.keys() - plain.keys()} == expected
 
 
@@ -115,10 +123,9 @@ def test_context_bottleneck_follows_equations_1_and_2():
         pools[3:-3, 3:-3] = np.stack([k.mean(-1), k.max(-1)], -1)
         for i in range(5):
             for j in range(6):
-                a = sigma(np.sum(pools[i:i + 7, j:j + 7] * w7[..., 0]))
+                a = sigma(np.sum(pools[i : i + 7, j : j + 7] * w7[..., 0]))
                 expected[n, i, j] = a * k[i, j]
-    params = {'channel_squeeze': {'kernel': w1}, 'channel_excite': {'kernel': w2},
-              'spatial': {'kernel': w7}}
+    params = {'channel_squeeze': {'kernel': w1}, 'channel_excite': {'kernel': w2}, 'spatial': {'kernel': w7}}
     params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), params)
     actual = ContextBottleneck(reduction=2).apply({'params': params}, jnp.float32(y))
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
@@ -152,8 +159,10 @@ def test_max_pool_is_that_of_flax_with_its_gradient(shape):
 @pytest.mark.parametrize('grids', [(112, 56, 28, 14, 7), (40, 20, 10, 5, 3)], ids=str)
 def test_commuted_aggregation_equals_the_naive_order(grids):
     rng = np.random.default_rng(0)
-    features = {level: jnp.asarray(rng.normal(size=(2, n, n, c)), jnp.float32)
-                for level, n, c in zip(LEVELS, grids, (4, 4, 8, 16, 32))}
+    features = {
+        level: jnp.asarray(rng.normal(size=(2, n, n, c)), jnp.float32)
+        for level, n, c in zip(LEVELS, grids, (4, 4, 8, 16, 32))
+    }
     module = ResizeProjectSum(features=24)
     params = module.init(jax.random.key(0), features)['params']
     params = jax.tree.map(lambda w: w + 0.1, params)  # biases too are not 0
@@ -168,17 +177,25 @@ def test_commuted_aggregation_equals_the_naive_order(grids):
 
 
 def test_concatenation_averages_each_level_in_order():
-    features = {level: jnp.full((2, 3, 3, c), i, jnp.bfloat16)
-                for i, (level, c) in enumerate(zip(LEVELS, (4, 4, 8, 16, 32)))}
+    features = {
+        level: jnp.full((2, 3, 3, c), i, jnp.bfloat16)
+        for i, (level, c) in enumerate(zip(LEVELS, (4, 4, 8, 16, 32)))
+    }
     expected = np.repeat(np.arange(5.0), (4, 4, 8, 16, 32))
     actual = Concatenate().apply({}, features)
     assert actual.dtype == jnp.float32
     np.testing.assert_array_equal(actual, np.stack([expected] * 2))
 
 
-@pytest.mark.parametrize('last_norm,last', [
-    ('none', {}), ('plain', {}), ('scale', {'bn3/scale': (5,)}),
-    ('affine', {'bn3/scale': (5,), 'bn3/bias': (5,)})])
+@pytest.mark.parametrize(
+    'last_norm,last',
+    [
+        ('none', {}),
+        ('plain', {}),
+        ('scale', {'bn3/scale': (5,)}),
+        ('affine', {'bn3/scale': (5,), 'bn3/bias': (5,)}),
+    ],
+)
 def test_mlp_has_its_widths_and_normalises_the_last_layer_only_if_told(last_norm, last):
     x = 7 + jax.random.normal(jax.random.key(0), (32, 6))
     mlp = MLP((10, 12, 5), last_norm=last_norm, axis_name=None)
@@ -204,8 +221,7 @@ def test_mlp_without_batchnorm_has_torchs_biases():
 @pytest.mark.parametrize('groups', [2, 4])
 def test_grouped_batchnorm_is_one_batchnorm_a_group_on_any_number_of_devices(devices, groups):
     x = jax.random.normal(jax.random.key(0), (8, 3, 3, 5)) * (1 + jnp.arange(8)[:, None, None, None])
-    mesh = jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,),
-                         devices=jax.devices()[:devices])
+    mesh = jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     layer = lambda axis: batch_norm(True, jnp.float32, axis, groups=groups)()
     variables = layer(AXIS).init(jax.random.key(0), x)
     apply = lambda x: layer(AXIS).apply(variables, x, mutable=['batch_stats'])
@@ -225,7 +241,8 @@ def test_remat_gives_the_same_numbers():
 
     def loss(remat, params):
         features, new = ResNet18(8, axis_name=None, remat=remat).apply(
-            variables | {'params': params}, x, True, mutable=['batch_stats'])
+            variables | {'params': params}, x, True, mutable=['batch_stats']
+        )
         return jnp.square(features['stage4']).sum(), new
 
     gradient = lambda remat: jax.jit(jax.grad(functools.partial(loss, remat), has_aux=True))
@@ -243,7 +260,8 @@ def test_remat_hands_the_backward_pass_a_quarter():
 
         def backward(variables, images):
             loss = lambda params: encoder.apply(
-                variables | {'params': params}, images, True, mutable=['batch_stats'])[0]['pooled'].sum()
+                variables | {'params': params}, images, True, mutable=['batch_stats']
+            )[0]['pooled'].sum()
             return jax.vjp(loss, variables['params'])[1]
 
         return size(jax.eval_shape(backward, variables, images))
@@ -253,20 +271,24 @@ def test_remat_hands_the_backward_pass_a_quarter():
 
 def test_zero_initialised_blocks_start_as_their_shortcuts():
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    plain, zero = (ResNet18(4, context=False, axis_name=None, zero_init_residual=z)
-                   for z in (False, True))
+    plain, zero = (ResNet18(4, context=False, axis_name=None, zero_init_residual=z) for z in (False, True))
     variables = zero.init(jax.random.key(1), x)
     assert shapes(variables['params']) == shapes(plain.init(jax.random.key(1), x)['params'])
-    scales = {'/'.join(key.key for key in path): leaf for path, leaf in
-              jax.tree_util.tree_leaves_with_path(variables['params']) if path[-1].key == 'scale'}
+    scales = {
+        '/'.join(key.key for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params'])
+        if path[-1].key == 'scale'
+    }
     assert {path for path, scale in scales.items() if not scale.any()} == {
-        f'layer{stage}_{block}/bn2/scale' for stage in (1, 2, 3, 4) for block in (0, 1)}
+        f'layer{stage}_{block}/bn2/scale' for stage in (1, 2, 3, 4) for block in (0, 1)
+    }
 
 
 CONTEXT = sum(c * c + 98 for c in (64, 64, 128, 256, 512))
 EXPANDER = {  # both heads' three matrices and BatchNorms
-    'paper': (512 + 1024) * 2048 + 2 * (2 * 2048 ** 2 + 2 * 2 * 2048),
-    'released': (512 + 8192) * 4096 + 2 * (2 * 4096 ** 2 + 3 * 2 * 4096)}
+    'paper': (512 + 1024) * 2048 + 2 * (2 * 2048**2 + 2 * 2 * 2048),
+    'released': (512 + 8192) * 4096 + 2 * (2 * 4096**2 + 3 * 2 * 4096),
+}
 PROJECTIONS = sum((c + 1) * 512 for c in (64, 64, 128, 256, 512))
 
 

@@ -11,13 +11,13 @@ import tarfile
 
 import numpy as np
 import pytest
+from nih_release import write_release
 
 from mlvicx_jax import prepare as prepare_lib
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.prepare import prepare
 from mlvicx_jax_datasets import nih_lists, radiograph
 from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
-from nih_release import write_release
 
 REAL = pathlib.Path(os.environ.get('MLVICX_REAL_DATA', 'absent'))
 OPTIONS = {'size': 32}
@@ -50,12 +50,12 @@ def test_both_forms_of_the_release(tmp_path, kaggle):
     folders = ('images_001/images', 'images_002/images') if kaggle else ('images', 'images')
     for folder, image_id in zip(folders, lists['train_val']):
         raw = radiograph.read_image(tmp_path / 'raw' / folder / image_id)
-        np.testing.assert_array_equal(examples[image_id]['image'][..., 0],
-                                      radiograph.resize(raw, 32))
+        np.testing.assert_array_equal(examples[image_id]['image'][..., 0], radiograph.resize(raw, 32))
 
 
-@pytest.mark.parametrize('text,age', [('58', 58), ('058Y', 58), ('011M', 0), ('020D', 0),
-                                      ('414', -1), ('', -1)])
+@pytest.mark.parametrize(
+    'text,age', [('58', 58), ('058Y', 58), ('011M', 0), ('020D', 0), ('414', -1), ('', -1)]
+)
 def test_age(text, age):
     assert nih._age(text, 'here') == age
 
@@ -65,6 +65,7 @@ def _edit(name, old, new, count=1):
         text = (root / name).read_text()
         assert old in text
         (root / name).write_text(text.replace(old, new, count))
+
     return edit
 
 
@@ -72,11 +73,16 @@ def _append(name, line):
     def edit(root):
         with open(root / name, 'a') as file:
             file.write(line + '\n')
+
     return edit
 
 
-TABLE, BOXES, TRAIN, TEST = ('Data_Entry_2017_v2020.csv', 'BBox_List_2017.csv',
-                             'train_val_list.txt', 'test_list.txt')
+TABLE, BOXES, TRAIN, TEST = (
+    'Data_Entry_2017_v2020.csv',
+    'BBox_List_2017.csv',
+    'train_val_list.txt',
+    'test_list.txt',
+)
 ROW = '{},{},0,{},50,M,PA,1,1,0.1,0.1'
 BAD = {
     'no table': (lambda root: (root / TABLE).unlink(), [TABLE, 'does not exist']),
@@ -88,8 +94,10 @@ BAD = {
     'empty table': (lambda root: (root / TABLE).write_text(''), [TABLE, 'no rows']),
     'short row': (_append(TABLE, '00000009_000.png,Mass'), [TABLE, 'line 18', '2 fields']),
     'not in table': (_append(TRAIN, '00000077_000.png'), [TRAIN, '00000077_000.png', 'table']),
-    'no file': (lambda root: (root / 'images/00000002_001.png').unlink(),
-                [TRAIN, 'no image file', '00000002_001.png']),
+    'no file': (
+        lambda root: (root / 'images/00000002_001.png').unlink(),
+        [TRAIN, 'no image file', '00000002_001.png'],
+    ),
     'empty list': (lambda root: (root / TEST).write_text('\n'), [TEST, 'empty']),
     'image in both': (_append(TEST, '00000001_000.png'), ['00000001_000.png both in']),
     'patient in both': (_edit(TABLE, ',1,7,', ',1,1,'), ['patient 1 both in', TRAIN, TEST]),
@@ -100,8 +108,10 @@ BAD = {
     'box of nan': (_edit(BOXES, '128.0', 'nan'), [BOXES, 'line 2', 'empty or outside']),
     'row twice': (_append(TABLE, ROW.format('00000001_000.png', 'Mass', 1)), [TABLE, 'twice']),
     'listed twice': (_append(TRAIN, '00000001_000.png'), [TRAIN, '00000001_000.png', 'twice']),
-    'latin-1': (lambda root: (root / TABLE).write_bytes(
-        (root / TABLE).read_bytes() + b'00000009_000.png,Ma\xdf'), [TABLE, 'UTF-8']),
+    'latin-1': (
+        lambda root: (root / TABLE).write_bytes((root / TABLE).read_bytes() + b'00000009_000.png,Ma\xdf'),
+        [TABLE, 'UTF-8'],
+    ),
     'bad age': (_edit(TABLE, ',51,', ',old,'), [TABLE, 'line 2', "'old'"]),
     'bad patient': (_edit(TABLE, ',0,1,', ',0,one,'), [TABLE, 'line 2', "'one'"]),
 }
@@ -136,17 +146,25 @@ def test_missing_release_says_where_to_get_it(tmp_path, manual_dir):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError) as error:
         prepare('nih_chestxray14', tmp_path / 'data', manual_dir and tmp_path / manual_dir)
-    for word in ('manual_dir', 'NIH Clinical Center', '--config.data.name=phantom_cxr',
-                 'configs/quickstart.py'):
+    for word in (
+        'manual_dir',
+        'NIH Clinical Center',
+        '--config.data.name=phantom_cxr',
+        'configs/quickstart.py',
+    ):
         assert word in str(error.value)
     assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('name,options,words', [
-    ('nih', {}, ["'nih'", 'nih_chestxray14']),
-    ('nih_chestxray14', {'sise': 64}, ["'sise'", 'size']),
-    ('nih_chestxray14', {'size': '64'}, ['size', "'64'", 'int']),
-    ('nih_chestxray14', {'size': 0}, ['size', '0'])])
+@pytest.mark.parametrize(
+    'name,options,words',
+    [
+        ('nih', {}, ["'nih'", 'nih_chestxray14']),
+        ('nih_chestxray14', {'sise': 64}, ["'sise'", 'size']),
+        ('nih_chestxray14', {'size': '64'}, ['size', "'64'", 'int']),
+        ('nih_chestxray14', {'size': 0}, ['size', '0']),
+    ],
+)
 def test_unknown_set_or_option(tmp_path, name, options, words):
     with pytest.raises(UserError) as error:
         prepare(name, tmp_path, tmp_path, options)
@@ -179,7 +197,8 @@ def test_a_killed_run_leaves_nothing_that_passes_for_whole(tmp_path):
         '    return real(path)\n'
         'radiograph.read_radiograph = read\n'
         f'prepare("nih_chestxray14", {str(tmp_path / "data")!r}, {str(tmp_path / "raw")!r}, '
-        '{"size": 32})\n')
+        '{"size": 32})\n'
+    )
     killed = subprocess.run([sys.executable, '-c', program], capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     config = tmp_path / 'data/nih_chestxray14/size32'
@@ -206,11 +225,22 @@ def test_prepared_folder_with_a_file_gone_is_refused(tmp_path):
 
 def test_two_processes_prepare_once(tmp_path):
     write_release(tmp_path / 'raw')
-    command = [sys.executable, '-m', 'mlvicx_jax.prepare', '--dataset', 'nih_chestxray14',
-               '--data_dir', tmp_path / 'data', '--manual_dir', tmp_path / 'raw',
-               '--option', 'size=32']
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for _ in range(2)]
+    command = [
+        sys.executable,
+        '-m',
+        'mlvicx_jax.prepare',
+        '--dataset',
+        'nih_chestxray14',
+        '--data_dir',
+        tmp_path / 'data',
+        '--manual_dir',
+        tmp_path / 'raw',
+        '--option',
+        'size=32',
+    ]
+    runs = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     for run in runs:
         out, err = run.communicate(timeout=60)
         assert run.returncode == 0, err
@@ -222,11 +252,15 @@ def test_unwritable_and_full_disk(tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='can not be written'):
         prepare('nih_chestxray14', tmp_path / 'file/data', tmp_path / 'raw', OPTIONS)
-    for error, words in ((OSError(28, 'No space left on device'), 'disk is full'),
-                         (RuntimeError('writer: No space left on device'), 'disk is full'),
-                         (PermissionError(13, 'Permission denied'), 'can not be written')):
+    for error, words in (
+        (OSError(28, 'No space left on device'), 'disk is full'),
+        (RuntimeError('writer: No space left on device'), 'disk is full'),
+        (PermissionError(13, 'Permission denied'), 'can not be written'),
+    ):
+
         def fail(*args, **kwargs):
             raise RuntimeError('wrapped') from error  # noqa: B023
+
         monkeypatch.setattr(nih.Builder, 'download_and_prepare', fail)
         with pytest.raises(UserError, match=words):
             prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
@@ -234,8 +268,7 @@ def test_unwritable_and_full_disk(tmp_path, monkeypatch):
 
 def test_command_line_prints_one_line_on_a_mistake(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
-        prepare_lib.main(['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path),
-                          '--option', 'size'])
+        prepare_lib.main(['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path), '--option', 'size'])
     assert str(exit_.value).startswith("error: --option 'size'")
 
 
@@ -244,8 +277,10 @@ def test_official_tables_parse(tmp_path):
     official = REAL / 'nih_official'
     boxes = nih._read_boxes(official / BOXES)
     assert len(boxes) == 880 and sum(map(len, boxes.values())) == 984
-    for source, name in (('Data_Entry_2017_v2020.head.csv', TABLE),
-                         ('kaggle_sample_labels.head.csv', 'Data_Entry_2017.csv')):
+    for source, name in (
+        ('Data_Entry_2017_v2020.head.csv', TABLE),
+        ('kaggle_sample_labels.head.csv', 'Data_Entry_2017.csv'),
+    ):
         root = tmp_path / name
         root.mkdir()
         shutil.copy(official / source, root / name)
@@ -264,8 +299,7 @@ def test_real_sample(tmp_path):
     assert not patients[0] & patients[1] and len(patients[0] | patients[1]) == 682
     everything = [*train_val.values(), *test.values()]
     positives = dict(zip(nih.LABELS, np.sum([e['labels'] for e in everything], axis=0)))
-    assert (positives['Pneumonia'], positives['No Finding'], positives['Infiltration']) == (
-        500, 499, 187)
+    assert (positives['Pneumonia'], positives['No Finding'], positives['Infiltration']) == (500, 499, 187)
     assert sum(nih.VIEWS[e['view']] == 'AP' for e in everything) == 566
 
 
@@ -274,7 +308,7 @@ def _pack(root):
     paths = sorted((root / 'images').iterdir())
     for number in (1, 2):
         with tarfile.open(root / f'images_{number:03}.tar.gz', 'w:gz') as archive:
-            for path in paths[number - 1::2]:
+            for path in paths[number - 1 :: 2]:
                 archive.add(path, f'images/{path.name}')
     shutil.rmtree(root / 'images')
 
@@ -309,7 +343,8 @@ def test_archives_with_images_damaged_or_absent_and_truncated_archives(tmp_path)
     assert {row['file']: row['reason'].partition(': ')[2] for row in bad} == {
         lists['train_val'][0]: 'none of the 2 archives has this image',
         lists['test'][0]: 'none of the 2 archives has this image',
-        lists['test'][1]: 'the image file is empty; fetch or export this image again'}
+        lists['test'][1]: 'the image file is empty; fetch or export this image again',
+    }
     archive = tmp_path / 'raw/images_002.tar.gz'
     archive.write_bytes(archive.read_bytes()[:-2000])
     with pytest.raises(UserError, match='images_002.tar.gz: the archive is truncated') as error:
@@ -320,8 +355,7 @@ def test_archives_with_images_damaged_or_absent_and_truncated_archives(tmp_path)
 @pytest.mark.skipif(not REAL.is_dir(), reason='MLVICX_REAL_DATA names no folder')
 def test_official_lists_are_known_by_their_hash(tmp_path):
     lists = nih_lists.read_lists(REAL / 'nih_official')
-    assert {split: len(names) for split, names in lists.items()} == {
-        'train_val': 86524, 'test': 25596}
+    assert {split: len(names) for split, names in lists.items()} == {'train_val': 86524, 'test': 25596}
     assert nih_lists.is_official(lists)
     assert nih_lists.is_official({split: names[::-1] for split, names in lists.items()})
     lists['test'].pop()
@@ -333,8 +367,18 @@ def test_official_lists_are_known_by_their_hash(tmp_path):
 
 def test_unofficial_lists_are_recorded_and_printed(tmp_path, capsys):
     lists = write_release(tmp_path / 'raw')
-    prepare_lib.main(['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path / 'data'),
-                      '--manual_dir', str(tmp_path / 'raw'), '--option', 'size=32'])
+    prepare_lib.main(
+        [
+            '--dataset',
+            'nih_chestxray14',
+            '--data_dir',
+            str(tmp_path / 'data'),
+            '--manual_dir',
+            str(tmp_path / 'raw'),
+            '--option',
+            'size=32',
+        ]
+    )
     printed = capsys.readouterr().out
     assert "train_val_list.txt is NOT NIH's official list (12 names" in printed
     builder = prepare('nih_chestxray14', tmp_path / 'data', None, OPTIONS)

@@ -3,10 +3,10 @@
 import math
 
 import jax
-from ml_collections import ConfigDict
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from mlvicx_jax import optim
 from mlvicx_jax.errors import UserError
@@ -15,9 +15,20 @@ STEPS, DECAY, ETA, MOMENTUM = 40, 1e-2, 1e-3, 0.9
 
 
 def config(**changes):
-    return ConfigDict(dict(name='lars', learning_rate=1.6, scale_with_batch=False,
-                           weight_decay=DECAY, warmup_epochs=1.0, final_factor=0.001,
-                           vector_factor=1.0, constant=(), frozen=()) | changes)
+    return ConfigDict(
+        dict(
+            name='lars',
+            learning_rate=1.6,
+            scale_with_batch=False,
+            weight_decay=DECAY,
+            warmup_epochs=1.0,
+            final_factor=0.001,
+            vector_factor=1.0,
+            constant=(),
+            frozen=(),
+        )
+        | changes
+    )
 
 
 def constant(**changes):
@@ -61,10 +72,14 @@ def run(optimizer, params, gradients):
 @pytest.fixture
 def problem():
     rng = np.random.default_rng(0)
-    params = {'conv': rng.normal(size=(3, 3, 2, 4)), 'dense': rng.normal(size=(5, 6)),
-              'zero': np.zeros((2, 3)), 'bias': rng.normal(size=4), 'scale': np.ones(4)}
-    gradients = [{name: rng.normal(size=w.shape) for name, w in params.items()}
-                 for _ in range(STEPS)]
+    params = {
+        'conv': rng.normal(size=(3, 3, 2, 4)),
+        'dense': rng.normal(size=(5, 6)),
+        'zero': np.zeros((2, 3)),
+        'bias': rng.normal(size=4),
+        'scale': np.ones(4),
+    }
+    gradients = [{name: rng.normal(size=w.shape) for name, w in params.items()} for _ in range(STEPS)]
     return params, gradients
 
 
@@ -72,12 +87,23 @@ def test_lars_is_vicregs_over_warm_up_and_cosine_and_simclrs_is_optaxs(problem):
     params, gradients = problem
     expected = np_lars(params, gradients)
     with jax.enable_x64(True):
-        vicregs, simclrs = (run(optim.create(config(name=name), 64, 20, STEPS), params, gradients)
-                            for name in ('lars', 'lars_simclr'))
+        vicregs, simclrs = (
+            run(optim.create(config(name=name), 64, 20, STEPS), params, gradients)
+            for name in ('lars', 'lars_simclr')
+        )
         schedule = optim.schedule(config(), 64, 20, STEPS, final_factor=0.001)
-        optaxs = run(optax.lars(schedule, DECAY, optim.matrices_only, trust_coefficient=ETA,
-                                trust_ratio_mask=optim.matrices_only, momentum=0.9),
-                     params, gradients)
+        optaxs = run(
+            optax.lars(
+                schedule,
+                DECAY,
+                optim.matrices_only,
+                trust_coefficient=ETA,
+                trust_ratio_mask=optim.matrices_only,
+                momentum=0.9,
+            ),
+            params,
+            gradients,
+        )
     for name, w in expected.items():  # optax keeps the schedule in float32
         np.testing.assert_allclose(vicregs[name], w, rtol=1e-6, atol=1e-9, err_msg=name)
         np.testing.assert_allclose(simclrs[name], optaxs[name], rtol=1e-6, atol=1e-9, err_msg=name)
@@ -89,8 +115,7 @@ def test_biases_and_scales_get_neither_decay_nor_adaptation(problem):
     params = jax.tree.map(np.float32, problem[0])
     zeros = jax.tree.map(np.zeros_like, params)
     moved = run(constant(weight_decay=0.5), params, [zeros])
-    assert {name for name in params if not np.array_equal(moved[name], params[name])} == {
-        'conv', 'dense'}
+    assert {name for name in params if not np.array_equal(moved[name], params[name])} == {'conv', 'dense'}
     ones = jax.tree.map(np.ones_like, params)
     moved = run(constant(weight_decay=0.5), params, [ones])
     for name in ('bias', 'scale'):
@@ -100,8 +125,9 @@ def test_biases_and_scales_get_neither_decay_nor_adaptation(problem):
         np.testing.assert_allclose(moved[name], params[name] - 0.0024, rtol=1e-6)
 
 
-@pytest.mark.parametrize('name,decayed', [
-    ('adamw', {'conv', 'dense'}), ('sgd', {'conv', 'dense', 'bias', 'scale'})])
+@pytest.mark.parametrize(
+    'name,decayed', [('adamw', {'conv', 'dense'}), ('sgd', {'conv', 'dense', 'bias', 'scale'})]
+)
 def test_adamw_decays_matrices_alone_and_sgd_everything(problem, name, decayed):
     params = jax.tree.map(np.float32, problem[0])
     moved = run(constant(name=name), params, [jax.tree.map(np.zeros_like, params)])
@@ -124,8 +150,10 @@ def test_sgd_is_torchs(problem):
 
 
 def test_a_constant_part_keeps_its_rate():
-    params = {'encoder': {'w': np.ones((2, 2), np.float32)},
-              'predictor': {'w': np.ones((2, 2), np.float32), 'b': np.ones(2, np.float32)}}
+    params = {
+        'encoder': {'w': np.ones((2, 2), np.float32)},
+        'predictor': {'w': np.ones((2, 2), np.float32), 'b': np.ones(2, np.float32)},
+    }
     settings = config(name='sgd', weight_decay=0.0, warmup_epochs=0.0, constant=('predictor',))
     optimizer = optim.create(settings, 64, 1, total_steps=10)
     state, moves = optimizer.init(params), []
@@ -147,8 +175,7 @@ def test_a_constant_part_that_does_not_exist_is_a_users_mistake():
 def test_schedule_rises_to_its_peak_and_falls_to_a_thousandth(scale, peak):
     settings = config(learning_rate=0.2, scale_with_batch=scale, warmup_epochs=2.0)
     rate = optim.schedule(settings, 64, 10, 1000, settings.final_factor)
-    for step, value in {0: 0, 10: peak / 2, 20: peak, 510: peak * (0.5 + 0.5e-3),
-                        1000: peak * 1e-3}.items():
+    for step, value in {0: 0, 10: peak / 2, 20: peak, 510: peak * (0.5 + 0.5e-3), 1000: peak * 1e-3}.items():
         np.testing.assert_allclose(rate(step), value, rtol=1e-5, atol=1e-9, err_msg=str(step))
     rates = np.array([rate(step) for step in range(20, 1001, 20)])
     assert (np.diff(rates) < 0).all()

@@ -39,8 +39,7 @@ def step(method):
 @pytest.fixture(scope='module')
 def parts(method, step):
     """Encoder with head, and decoder with last convolution, each compiled once without a mesh."""
-    alone = dataclasses.replace(method, norm_groups=1,
-                                encoder=method.encoder.clone(axis_name=None))
+    alone = dataclasses.replace(method, norm_groups=1, encoder=method.encoder.clone(axis_name=None))
     teacher, student = alone.key_network, alone.network
 
     @jax.jit
@@ -51,6 +50,7 @@ def parts(method, step):
     def decode(maps):
         def picture(student, maps):
             return student.restoration(student.decoder(maps, 80, True)[-1])
+
         return student.apply(step['variables'], maps, method=picture, mutable=['batch_stats'])[0]
 
     return lambda grey: encode(np_standardise(grey))[0], decode
@@ -63,7 +63,7 @@ def np_standardise(grey):
 
 def np_normalise(z):
     z = np.float64(z)
-    return z / np.sqrt((z ** 2).sum(-1, keepdims=True))
+    return z / np.sqrt((z**2).sum(-1, keepdims=True))
 
 
 def np_transform(code, picture):
@@ -83,8 +83,9 @@ def np_contrasts(out, queue, temperature=0.2, images=1000, z=None):
     queue, cursor, losses = np.float64(queue), 0, []
     for queries, keys in PAIRS:
         q, k = np.float64(out[queries]), np.float64(out[keys])
-        scores = np.array([[np.exp(a @ b / temperature)] + [np.exp(a @ c / temperature)
-                                                            for c in queue] for a, b in zip(q, k)])
+        scores = np.array(
+            [[np.exp(a @ b / temperature)] + [np.exp(a @ c / temperature) for c in queue] for a, b in zip(q, k)]
+        )
         if z is None:
             z = scores.mean() * images
         noise = len(queue) / images
@@ -107,18 +108,16 @@ def random_out(seed=0, width=8):
 
 
 @pytest.mark.parametrize('images', [1, 86524])
-def test_loss_is_noise_contrast_and_restoration_whatever_the_number_of_images(
-        method, step, images):
+def test_loss_is_noise_contrast_and_restoration_whatever_the_number_of_images(method, step, images):
     out, state = random_out(), step['state']
     contrasts, _, z = np_contrasts(out, state['queue']['keys'], images=images)
     loss, terms = method.loss(out, state)
-    np.testing.assert_allclose([terms[f'contrast/{name}'] for name in pcrl_v1.CONTRASTS], contrasts,
-                               rtol=1e-5)
-    np.testing.assert_allclose(loss, sum(contrasts) / 3 + np.float64(out['restoration']).mean(),
-                               rtol=1e-5)
+    np.testing.assert_allclose([terms[f'contrast/{name}'] for name in pcrl_v1.CONTRASTS], contrasts, rtol=1e-5)
+    np.testing.assert_allclose(loss, sum(contrasts) / 3 + np.float64(out['restoration']).mean(), rtol=1e-5)
     for column, name in enumerate(('plain', 'crossed', 'mixed_plain', 'mixed_crossed')):
-        np.testing.assert_allclose(terms[f'restoration/{name}'],
-                                   out['restoration'][:, column].mean(), rtol=1e-5)
+        np.testing.assert_allclose(
+            terms[f'restoration/{name}'], out['restoration'][:, column].mean(), rtol=1e-5
+        )
 
 
 def test_normaliser_stays_that_of_the_first_batch(method, step):
@@ -138,7 +137,7 @@ def test_a_step_writes_three_batches_of_keys(method, step):
     state, out = step['state'], random_out()
     new = method.update(state, step['variables']['params'], out, 0.5)
     expected = np.asarray(state['queue']['keys']).copy()
-    expected[:3 * BATCH] = np.concatenate([out[k] for _, k in PAIRS])
+    expected[: 3 * BATCH] = np.concatenate([out[k] for _, k in PAIRS])
     np.testing.assert_array_equal(new['queue']['keys'], expected)
     assert new['queue']['cursor'] == 3 * BATCH
 
@@ -148,7 +147,7 @@ def test_initial_queue_is_uniform_with_unit_rows_on_average(method, step):
     keys = np.asarray(wide.init_state(jax.random.key(0), step['variables'])['queue']['keys'])
     bound = 1 / math.sqrt(128 / 3)
     assert 0.999 * bound < keys.max() <= bound and -bound <= keys.min() < -0.999 * bound
-    np.testing.assert_allclose((keys ** 2).sum(-1).mean(), 1, rtol=0.01)
+    np.testing.assert_allclose((keys**2).sum(-1).mean(), 1, rtol=0.01)
 
 
 def test_no_gradient_reaches_keys_queue_or_normaliser(method, step):
@@ -157,11 +156,11 @@ def test_no_gradient_reaches_keys_queue_or_normaliser(method, step):
     out = random_out()
 
     def loss(out, keys, log_normaliser):
-        return method.loss(out, state | {'queue': state['queue'] | {'keys': keys},
-                                         'log_normaliser': log_normaliser})[0]
+        return method.loss(
+            out, state | {'queue': state['queue'] | {'keys': keys}, 'log_normaliser': log_normaliser}
+        )[0]
 
-    into_out, into_keys, _ = jax.grad(loss, (0, 1, 2))(
-        out, state['queue']['keys'], state['log_normaliser'])
+    into_out, into_keys, _ = jax.grad(loss, (0, 1, 2))(out, state['queue']['keys'], state['log_normaliser'])
     assert not np.any(into_keys)
     for name in ('embedding_2', 'mixed_2', 'mixed_keys'):
         assert not np.any(into_out[name]), name
@@ -185,9 +184,14 @@ def test_the_student_learns_with_its_gate_and_the_teacher_does_not(step):
 
 def test_teacher_is_a_copy_and_follows(method, step):
     state, params = step['state'], step['variables']['params']
-    tiny.assert_close(state['key'], {collection: {part: tree[part] for part in
-                                                  ('encoder', 'projector') if part in tree}
-                                     for collection, tree in step['variables'].items()}, 0)
+    tiny.assert_close(
+        state['key'],
+        {
+            collection: {part: tree[part] for part in ('encoder', 'projector') if part in tree}
+            for collection, tree in step['variables'].items()
+        },
+        0,
+    )
     moved = jax.tree.map(lambda x: x + 1, params)
     new = method.update(state, moved, random_out(), 0.5)
     assert new['key']['batch_stats'] is state['key']['batch_stats']
@@ -202,8 +206,7 @@ def test_pass_restores_own_and_crossed_views_clean_and_mixed(step, parts):
     views, params = step['views'], jax.tree.map(np.float64, step['variables']['params'])
     _, partner_key, ratio_key = jax.random.split(KEY, 3)
     partners = np.asarray(jax.random.permutation(partner_key, BATCH))
-    ratio, alpha_clean, alpha_mixed = (max(u, 1 - u) for u in
-                                       np.float64(jax.random.uniform(ratio_key, (3,))))
+    ratio, alpha_clean, alpha_mixed = (max(u, 1 - u) for u in np.float64(jax.random.uniform(ratio_key, (3,))))
     assert sorted(partners) == list(range(BATCH)) and 0.5 <= ratio <= 1
 
     def mix(x):
@@ -217,21 +220,28 @@ def test_pass_restores_own_and_crossed_views_clean_and_mixed(step, parts):
     def restored(own, other, alpha, target, other_target):
         crossed = {name: np.float32(alpha * own[name] + (1 - alpha) * other[name]) for name in own}
         target, other_target = np_standardise(target), np_standardise(other_target)
-        return [((np.float64(decode(maps)) - wanted) ** 2).mean((1, 2, 3)) for maps, wanted in (
-            (own, target), (crossed, alpha * target + (1 - alpha) * other_target))]
+        return [
+            ((np.float64(decode(maps)) - wanted) ** 2).mean((1, 2, 3))
+            for maps, wanted in ((own, target), (crossed, alpha * target + (1 - alpha) * other_target))
+        ]
 
     (q, own), (k, other) = encode(views['first']), encode(views['second'])
-    targets = (np.array([np_transform(*pair) for pair in zip(views[f'{name}_code'], views[name])])
-               for name in ('first', 'second'))
-    errors = restored(gate(own, views['first_code']), gate(other, views['second_code']),
-                      alpha_clean, *targets)
+    targets = (
+        np.array([np_transform(*pair) for pair in zip(views[f'{name}_code'], views[name])])
+        for name in ('first', 'second')
+    )
+    errors = restored(gate(own, views['first_code']), gate(other, views['second_code']), alpha_clean, *targets)
     (mixed_q, own), (mixed_k, other) = encode(mix(views['first'])), encode(mix(views['second']))
-    errors += restored(own, other, alpha_mixed, mix(views['first_target']),
-                       mix(views['second_target']))
+    errors += restored(own, other, alpha_mixed, mix(views['first_target']), mix(views['second_target']))
     out = step['out']
     np.testing.assert_allclose(out['restoration'], np.stack(errors, -1), rtol=2e-3)
-    for name, z in {'embedding_1': q, 'embedding_2': k, 'mixed_1': mixed_q, 'mixed_2': mixed_k,
-                    'mixed_keys': mix(np.asarray(k))}.items():
+    for name, z in {
+        'embedding_1': q,
+        'embedding_2': k,
+        'mixed_1': mixed_q,
+        'mixed_2': mixed_k,
+        'mixed_keys': mix(np.asarray(k)),
+    }.items():
         np.testing.assert_allclose(out[name], np_normalise(z), rtol=2e-3, atol=2e-4, err_msg=name)
 
 
@@ -245,8 +255,7 @@ def test_a_pass_changes_statistics_alone(step):
 
 def test_gate_hears_both_codes_and_halves_the_deepest_map_without_weights(method, step, parts):
     encode, decode = parts
-    network = dataclasses.replace(
-        method, norm_groups=1, encoder=method.encoder.clone(axis_name=None)).network
+    network = dataclasses.replace(method, norm_groups=1, encoder=method.encoder.clone(axis_name=None)).network
     variables, views = step['variables'], step['views']
     _, own = encode(views['first'])
     _, other = encode(views['second'])
@@ -256,9 +265,16 @@ def test_gate_hears_both_codes_and_halves_the_deepest_map_without_weights(method
         def crossed(codes):
             (_, *pictures), _ = network.apply(
                 variables | {'params': variables['params'] | {'gate': gate}},
-                np_standardise(views['first']), other, alpha, codes, True, method='restore',
-                mutable=['batch_stats'])
+                np_standardise(views['first']),
+                other,
+                alpha,
+                codes,
+                True,
+                method='restore',
+                mutable=['batch_stats'],
+            )
             return jnp.square(pictures[1]).sum(), pictures
+
         return jax.grad(crossed, has_aux=True)(codes)
 
     codes = [jnp.asarray(views[f'{name}_code']) for name in ('first', 'second')]
@@ -274,25 +290,28 @@ def test_gate_hears_both_codes_and_halves_the_deepest_map_without_weights(method
 
 
 def test_codes_say_how_a_picture_was_transformed():
-    codes = np.array([[up, left, *np.eye(4)[turns]] for up in (0, 1) for left in (0, 1)
-                      for turns in range(4)], np.float32)
+    codes = np.array(
+        [[up, left, *np.eye(4)[turns]] for up in (0, 1) for left in (0, 1) for turns in range(4)], np.float32
+    )
     pictures = np.random.default_rng(0).normal(size=(16, 6, 6, 2)).astype(np.float32)
     found = pcrl_v1.transform(codes, pictures)
     np.testing.assert_array_equal(found, [np_transform(*pair) for pair in zip(codes, pictures)])
     drawn = np.asarray(pcrl_v1.draw_codes(jax.random.split(KEY, 4000)))
     assert set(np.unique(drawn)) == {0, 1} and (drawn[:, 2:].sum(1) == 1).all()
-    np.testing.assert_allclose(drawn.mean(0), [.5, .5, .25, .25, .25, .25], atol=0.04)
+    np.testing.assert_allclose(drawn.mean(0), [0.5, 0.5, 0.25, 0.25, 0.25, 0.25], atol=0.04)
     np.testing.assert_allclose(np.corrcoef(drawn[:, :3].T) - np.eye(3), 0, atol=0.06)
 
 
 @pytest.mark.parametrize('aligned', [False, True])
 def test_targets_of_mixtures_are_bare_crops_unless_aligned(method, aligned):
-    recipes = {name: dataclasses.replace(r, flip=1.0, rotation=0.0, jitter_probability=0.0,
-                                         blur_probability=0.0)
-               for name, r in method.recipes.items()}
+    recipes = {
+        name: dataclasses.replace(r, flip=1.0, rotation=0.0, jitter_probability=0.0, blur_probability=0.0)
+        for name, r in method.recipes.items()
+    }
     images = np.random.default_rng(0).integers(0, 256, (BATCH, 96, 96, 1), np.uint8)
     views = jax.jit(dataclasses.replace(method, recipes=recipes, aligned_targets=aligned).views)(
-        jax.random.split(KEY, BATCH), {'image': images})
+        jax.random.split(KEY, BATCH), {'image': images}
+    )
     views = jax.tree.map(np.asarray, views)
     for name in ('first', 'second'):
         target, view = views[f'{name}_target'], views[name]
@@ -301,7 +320,8 @@ def test_targets_of_mixtures_are_bare_crops_unless_aligned(method, aligned):
         assert 0.8 < outside.mean() < 0.97  # three holes of a hundredth and a half of the area each
         code = views[f'{name}_code']
         np.testing.assert_array_equal(
-            views[f'{name}_transformed'], [np_transform(*pair) for pair in zip(code, view)])
+            views[f'{name}_transformed'], [np_transform(*pair) for pair in zip(code, view)]
+        )
     assert np.abs(views['first_target'] - views['second_target']).max() > 0.1
     assert np.any(views['first_code'] != views['second_code'])
 
@@ -318,10 +338,8 @@ def test_only_what_the_crop_shows_is_in_a_target(method):
 
 def test_recipe_is_the_authors():
     config = recipe.get_config()
-    rate = optim.schedule(config.optim, config.batch_size, 1351, 300 * 1351,
-                          config.optim.final_factor)
-    np.testing.assert_allclose([rate(0), rate(150 * 1351), rate(300 * 1351)], [1e-3, 5e-4, 0],
-                               atol=1e-9)
+    rate = optim.schedule(config.optim, config.batch_size, 1351, 300 * 1351, config.optim.final_factor)
+    np.testing.assert_allclose([rate(0), rate(150 * 1351), rate(300 * 1351)], [1e-3, 5e-4, 0], atol=1e-9)
     method = methods.create(config)
     network = method.network
     assert network.gate.widths == (256, 512) and network.projector.widths == (128, 128)

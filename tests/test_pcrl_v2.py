@@ -3,11 +3,11 @@
 import dataclasses
 import itertools
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from configs import pcrl_v2 as recipe
 from mlvicx_jax.data.augment import IMAGENET_MEAN, IMAGENET_STD, Recipe
@@ -26,15 +26,19 @@ class Strides(nn.Module):
     axis_name: str | None = None
 
     def __call__(self, images, train: bool):
-        return {level: images[:, ::2 ** i, ::2 ** i] for i, level in enumerate(LEVELS, 1)}
+        return {level: images[:, :: 2**i, :: 2**i] for i, level in enumerate(LEVELS, 1)}
 
 
 @pytest.fixture(scope='module')
 def method():
     quiet = Recipe(area=(0.3, 1.0), rotation=10.0, jitter_probability=0.0, blur_probability=0.0)
     return pcrl_v2.Method(
-        encoder=Strides(), recipes={'first': quiet, 'second': quiet, 'local': quiet},
-        image_size=SIZE, local_crops=CROPS, local_size=LOCAL_SIZE)
+        encoder=Strides(),
+        recipes={'first': quiet, 'second': quiet, 'local': quiet},
+        image_size=SIZE,
+        local_crops=CROPS,
+        local_size=LOCAL_SIZE,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -57,8 +61,12 @@ def forward(method):
 @pytest.fixture(scope='module')
 def views():
     rng = np.random.default_rng(1)
-    sizes = {'first': SIZE, 'second': SIZE, 'target': SIZE,
-             **{f'local_{i}': LOCAL_SIZE for i in range(1, CROPS + 1)}}
+    sizes = {
+        'first': SIZE,
+        'second': SIZE,
+        'target': SIZE,
+        **{f'local_{i}': LOCAL_SIZE for i in range(1, CROPS + 1)},
+    }
     return {name: rng.random((BATCH, n, n, 1)) for name, n in sizes.items()}
 
 
@@ -87,8 +95,11 @@ def np_conv(x, params):
     kernel, (height, width) = params['kernel'], x.shape[1:3]
     reach = len(kernel) // 2
     padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    y = sum(padded[:, i:i + height, j:j + width] @ kernel[i, j]
-            for i in range(len(kernel)) for j in range(len(kernel)))
+    y = sum(
+        padded[:, i : i + height, j : j + width] @ kernel[i, j]
+        for i in range(len(kernel))
+        for j in range(len(kernel))
+    )
     return y + params.get('bias', 0)
 
 
@@ -97,8 +108,7 @@ def np_network(params, grey):
     pairs, pictures = [], []
     for block in range(1, 6):
         side = -(-size // 2 ** (5 - block))
-        x = np.stack([np.stack([x[:, i // 2, j // 2] for j in range(side)], 1)
-                      for i in range(side)], 1)
+        x = np.stack([np.stack([x[:, i // 2, j // 2] for j in range(side)], 1) for i in range(side)], 1)
         for layer in (1, 2):
             x = np_conv(x, params['decoder'][f'block{block}_conv{layer}'])
             x = np.maximum(np_norm(x, params['decoder'][f'block{block}_bn{layer}']), 0)
@@ -140,17 +150,22 @@ def test_every_term_follows_the_description(forward, views):
     second, _, _ = np_network(params, views['second'])
     # One pass of all crops: BatchNorm sees them together.
     local, _, _ = np_network(params, np.concatenate([views['local_1'], views['local_2']]))
-    crop = lambda i, number: [x[BATCH * i:BATCH * (i + 1)] for x in local[number]]
+    crop = lambda i, number: [x[BATCH * i : BATCH * (i + 1)] for x in local[number]]
     target = np_standardise(views['target'])
     expected = {
         'embedding_1': first[0][0],
         'siamese': np_siamese(first[level[0]], second[level[0]]),
-        'local': np.mean([np_siamese(view[level[1 + CROPS * v + i]],
-                                     crop(i, level[1 + CROPS * v + i]))
-                          for v, view in enumerate((first, second)) for i in range(CROPS)], 0),
+        'local': np.mean(
+            [
+                np_siamese(view[level[1 + CROPS * v + i]], crop(i, level[1 + CROPS * v + i]))
+                for v, view in enumerate((first, second))
+                for i in range(CROPS)
+            ],
+            0,
+        ),
         'restoration': ((restored - target) ** 2).mean((1, 2, 3)),
-        'deep_supervision': (
-            (np_enlarge(pictures[level[0]], SIZE) - target) ** 2).mean((1, 2, 3))}
+        'deep_supervision': ((np_enlarge(pictures[level[0]], SIZE) - target) ** 2).mean((1, 2, 3)),
+    }
     out = apply(views, key)
     assert out.keys() == expected.keys()
     for name, value in expected.items():
@@ -174,11 +189,11 @@ def test_a_level_is_drawn_for_every_comparison(forward, views):
 
 def test_nothing_learns_through_an_embedding_as_target():
     rng = np.random.default_rng(0)
-    draw = lambda count: [(rng.normal(size=(count, BATCH, c)), rng.normal(size=(count, BATCH, c)))
-                          for c in (16, 8, 4, 2, 2)]
+    draw = lambda count: [
+        (rng.normal(size=(count, BATCH, c)), rng.normal(size=(count, BATCH, c))) for c in (16, 8, 4, 2, 2)
+    ]
     first, second, levels = draw(1), draw(3), jnp.array([4, 0, 4])
-    gradients = jax.jit(jax.grad(
-        lambda *pairs: pcrl_v2.siamese(*pairs, levels).sum(), (0, 1)))(first, second)
+    gradients = jax.jit(jax.grad(lambda *pairs: pcrl_v2.siamese(*pairs, levels).sum(), (0, 1)))(first, second)
     for pairs in gradients:
         for level, (embedding, prediction) in enumerate(pairs):
             assert not np.any(embedding)
@@ -188,6 +203,7 @@ def test_nothing_learns_through_an_embedding_as_target():
 
 def test_the_pictures_are_the_first_views_alone(method, forward, views):
     with jax.enable_x64(True):
+
         def pictures(params, views):
             out = method.forward(forward[1] | {'params': params}, {}, views, jax.random.key(3))[0]
             return out['restoration'].sum() + out['deep_supervision'].sum()
@@ -196,10 +212,12 @@ def test_the_pictures_are_the_first_views_alone(method, forward, views):
     for name, value in of_views.items():
         assert np.any(value) == (name in ('first', 'target')), name
     drawn = 1 + levels_of(jax.random.key(3))[0]
-    learning = {name for name, part in of_params.items()
-                if any(np.any(leaf) for leaf in jax.tree.leaves(part))}
-    assert learning == {'decoder', 'restoration', *(
-        f'picture{drawn}_{part}' for part in ('conv1', 'bn', 'conv2'))}
+    learning = {name for name, part in of_params.items() if any(np.any(leaf) for leaf in jax.tree.leaves(part))}
+    assert learning == {
+        'decoder',
+        'restoration',
+        *(f'picture{drawn}_{part}' for part in ('conv1', 'bn', 'conv2')),
+    }
 
 
 def test_loss_weighs_the_deep_picture_less_and_less(method):
@@ -210,8 +228,10 @@ def test_loss_weighs_the_deep_picture_less_and_less(method):
     for progress, beta in ((0, 1), (1 / 4, (1 + np.sqrt(1 / 2)) / 2), (1 / 2, 1 / 2), (1, 0)):
         state = method.update(state, None, None, jnp.float32(progress)) if progress else state
         loss, terms = method.loss(out, state)
-        expected = sum(np.float64(out[name]).mean() * (beta if weight is None else weight)
-                       for name, weight in weights.items())
+        expected = sum(
+            np.float64(out[name]).mean() * (beta if weight is None else weight)
+            for name, weight in weights.items()
+        )
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
         np.testing.assert_allclose(terms['beta'], beta, atol=1e-7)
         for name in weights:
@@ -224,13 +244,13 @@ def test_views_share_no_draw_and_the_target_is_the_first_before_it_was_damaged(m
     views = jax.tree.map(np.asarray, jax.jit(method.views)(keys, {'image': images}))
     assert {name: view.shape for name, view in views.items()} == {
         **dict.fromkeys(('first', 'second', 'target'), (BATCH, SIZE, SIZE, 1)),
-        **dict.fromkeys(('local_1', 'local_2'), (BATCH, LOCAL_SIZE, LOCAL_SIZE, 1))}
+        **dict.fromkeys(('local_1', 'local_2'), (BATCH, LOCAL_SIZE, LOCAL_SIZE, 1)),
+    }
     hole = {name: view == np.float32(MEAN_GREY) for name, view in views.items()}
     for name in views:
         assert hole[name].any((1, 2, 3)).all() == (name in ('first', 'second')), name
     assert (hole['first'] != hole['second']).any((1, 2, 3)).all()
-    np.testing.assert_array_equal(np.where(hole['first'], views['target'], views['first']),
-                                  views['target'])
+    np.testing.assert_array_equal(np.where(hole['first'], views['target'], views['first']), views['target'])
 
     large = dataclasses.replace(method, local_size=SIZE)
     large = jax.jit(large.views)(keys, {'image': images})
@@ -248,26 +268,34 @@ def test_heads_have_the_codes_shapes_and_scales():
     network = pcrl_v2.Network(ResNet18(context=False, axis_name=None))
     image = jnp.zeros((1, 64, 64, 3))
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), image, train=True))['params']
-    shapes = {part: {name: leaf.shape for name, leaf in leaves.items()}
-              for part, leaves in params.items() if part not in ('encoder', 'decoder')}
+    shapes = {
+        part: {name: leaf.shape for name, leaf in leaves.items()}
+        for part, leaves in params.items()
+        if part not in ('encoder', 'decoder')
+    }
     expected = {'restoration': {'kernel': (3, 3, 16, 3), 'bias': (3,)}}
     for block, c in enumerate((256, 128, 64, 32, 16), 1):
         affine = lambda width: {'scale': (width,), 'bias': (width,)}
         expected |= {
-            f'embedding{block}': affine(c), f'predictor{block}_bn': affine(2 * c),
+            f'embedding{block}': affine(c),
+            f'predictor{block}_bn': affine(2 * c),
             f'predictor{block}_linear1': {'kernel': (c, 2 * c)},
             f'predictor{block}_linear2': {'kernel': (2 * c, c), 'bias': (c,)},
-            f'picture{block}_conv1': {'kernel': (3, 3, c, c)}, f'picture{block}_bn': affine(c),
-            f'picture{block}_conv2': {'kernel': (1, 1, c, 3), 'bias': (3,)}}
+            f'picture{block}_conv1': {'kernel': (3, 3, c, c)},
+            f'picture{block}_bn': affine(c),
+            f'picture{block}_conv2': {'kernel': (1, 1, c, 3), 'bias': (3,)},
+        }
     assert shapes == expected
 
     network = pcrl_v2.Network(Strides(width=64, dtype=jnp.float32))
     params = jax.jit(lambda: network.init(jax.random.key(0), image, train=True))()['params']
-    for part, bound in (('predictor2_linear1', np.sqrt(6 / (128 + 256))),  # Glorot
-                        ('predictor2_linear2', np.sqrt(6 / (256 + 128))),
-                        ('picture2_conv1', np.sqrt(6 / (9 * 128))),  # He, of the fan-in
-                        ('picture2_conv2', np.sqrt(6 / 128)),
-                        ('restoration', np.sqrt(6 / (9 * (16 + 3))))):
+    for part, bound in (
+        ('predictor2_linear1', np.sqrt(6 / (128 + 256))),  # Glorot
+        ('predictor2_linear2', np.sqrt(6 / (256 + 128))),
+        ('picture2_conv1', np.sqrt(6 / (9 * 128))),  # He, of the fan-in
+        ('picture2_conv2', np.sqrt(6 / 128)),
+        ('restoration', np.sqrt(6 / (9 * (16 + 3)))),
+    ):
         kernel = params[part]['kernel']
         np.testing.assert_allclose(np.abs(kernel).max(), bound, rtol=0.02, err_msg=part)
         np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.1, err_msg=part)

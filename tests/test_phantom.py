@@ -17,8 +17,9 @@ from mlvicx_jax_datasets.phantom_cxr.findings import FINDINGS, LABELS
 
 def many(patients: int, size: int) -> list[render.Example]:
     """The first image of each of `patients` patients."""
-    return list(radiograph.parallel_map(
-        lambda p: render.render(0, p, 0, size), range(patients), os.cpu_count() or 1))
+    return list(
+        radiograph.parallel_map(lambda p: render.render(0, p, 0, size), range(patients), os.cpu_count() or 1)
+    )
 
 
 @pytest.fixture(scope='module')
@@ -30,10 +31,12 @@ def shots() -> list[render.Example]:
 def build(tmp_path_factory):
     def build(patients):
         config = phantom.Config(size=64, patients=patients)
-        builder = phantom.Builder(data_dir=tmp_path_factory.mktemp('data'), config=config,
-                                  file_format='array_record')
+        builder = phantom.Builder(
+            data_dir=tmp_path_factory.mktemp('data'), config=config, file_format='array_record'
+        )
         builder.download_and_prepare()
         return builder
+
     return build
 
 
@@ -71,8 +74,12 @@ def test_a_smaller_image_is_the_same_radiograph():
         assert np.abs(shrunk.astype(int) - small.image).max() <= 1
         np.testing.assert_array_equal(large.labels, small.labels)
         double = render.render(3, patient, 0, 512)
-        assert np.corrcoef(cv2.resize(double.image, (64, 64), interpolation=cv2.INTER_AREA).ravel(),
-                           small.image.ravel())[0, 1] > 0.98
+        assert (
+            np.corrcoef(
+                cv2.resize(double.image, (64, 64), interpolation=cv2.INTER_AREA).ravel(), small.image.ravel()
+            )[0, 1]
+            > 0.98
+        )
 
 
 def test_labels_masks_and_boxes_agree(shots):
@@ -83,8 +90,9 @@ def test_labels_masks_and_boxes_agree(shots):
         for k in range(len(FINDINGS)):
             plane = shot.mask >> k & 1
             covered = np.zeros_like(plane)
-            for top, left, bottom, right in (np.rint(np.multiply(b[1:], 128)).astype(int)
-                                             for b in shot.boxes if b[0] == k):
+            for top, left, bottom, right in (
+                np.rint(np.multiply(b[1:], 128)).astype(int) for b in shot.boxes if b[0] == k
+            ):
                 inside = plane[top:bottom, left:right]
                 assert inside[0].any() and inside[-1].any()  # the box is tight
                 assert inside[:, 0].any() and inside[:, -1].any()

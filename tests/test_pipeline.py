@@ -9,9 +9,10 @@ import threading
 import time
 
 import jax
-from jax.sharding import AxisType
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from nih_release import write_release
 
 import tiny
 from mlvicx_jax import parallel
@@ -20,7 +21,6 @@ from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax_datasets import radiograph
-from nih_release import write_release
 
 
 @pytest.fixture(scope='module')
@@ -32,8 +32,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def data(root):  # 12 images to train on
-    return open_dataset('nih_chestxray14', root / 'data', root / 'raw', {'size': 64},
-                        validation_fraction=0.25)
+    return open_dataset('nih_chestxray14', root / 'data', root / 'raw', {'size': 64}, validation_fraction=0.25)
 
 
 def _take(split, count, batch_size, **kwargs):
@@ -55,8 +54,10 @@ def test_batch_holds_the_images_it_names(root, data):
     split = data.splits['train']
     batch = _take(split, 1, 8)[0]
     assert {key: (a.dtype, a.shape) for key, a in batch.items()} == {
-        'image': (np.uint8, (8, 64, 64, 1)), 'labels': (np.uint8, (8, 15)),
-        'record': (np.int32, (8,))}
+        'image': (np.uint8, (8, 64, 64, 1)),
+        'labels': (np.uint8, (8, 15)),
+        'record': (np.int32, (8,)),
+    }
     for image, labels, i in zip(batch['image'], batch['labels'], batch['record']):
         raw = radiograph.read_image(root / 'raw/images' / split.image_ids[i])
         np.testing.assert_array_equal(image[..., 0], raw)
@@ -79,10 +80,10 @@ def test_every_image_once_per_epoch_in_a_new_order(data, batch_size):
 def test_hosts_share_one_global_batch(data):
     alone = _take(data.splits['train'], 7, 8)
     for count in (2, 4):
-        hosts = [_take(data.splits['train'], 7, 8, process_index=h, process_count=count)
-                 for h in range(count)]
-        joined = [{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-                  for parts in zip(*hosts)]
+        hosts = [_take(data.splits['train'], 7, 8, process_index=h, process_count=count) for h in range(count)]
+        joined = [
+            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} for parts in zip(*hosts)
+        ]
         _assert_same(alone, joined)
 
 
@@ -96,8 +97,12 @@ def test_hosts_together_deliver_every_image_once_an_epoch(data, count):
     for epoch in order.reshape(3, 12):
         assert sorted(split.image_ids[epoch]) == sorted(split.image_ids)
     odd = split.take(np.arange(11))
-    seen = [odd.image_ids[r] for h in range(count)
-            for b in pipeline.eval_batches(odd, size, h, count) for r in b['record'][b['mask']]]
+    seen = [
+        odd.image_ids[r]
+        for h in range(count)
+        for b in pipeline.eval_batches(odd, size, h, count)
+        for r in b['record'][b['mask']]
+    ]
     assert sorted(seen) == sorted(odd.image_ids)
 
 
@@ -106,17 +111,21 @@ def test_hosts_together_deliver_every_image_once_an_epoch(data, count):
 def test_devices_of_all_hosts_together_hold_every_image_once_an_epoch(hosts, devices, data_dir):
     """As the training step gets them: each host's rows laid out on that many devices of its own."""
     config = tiny.get_config().data
-    split = open_dataset(config.name, data_dir, None,
-                         {'size': config.stored_size, **config.options}).splits['train']
+    split = open_dataset(config.name, data_dir, None, {'size': config.stored_size, **config.options}).splits[
+        'train'
+    ]
     split, size, epochs = split.take(np.arange(40)), 16, 2
-    mesh = jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,),
-                         devices=jax.devices()[:devices])
+    mesh = jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     held = []  # [step, device of all] -> positions in the split
-    streams = [_take(split, epochs * 40 // size, size, process_index=h, process_count=hosts)
-               for h in range(hosts)]
+    streams = [
+        _take(split, epochs * 40 // size, size, process_index=h, process_count=hosts) for h in range(hosts)
+    ]
     for batches in zip(*streams):
-        rows = [shard for batch in batches for shard in
-                parallel.to_global({'record': batch['record']}, mesh)['record'].addressable_shards]
+        rows = [
+            shard
+            for batch in batches
+            for shard in parallel.to_global({'record': batch['record']}, mesh)['record'].addressable_shards
+        ]
         held.append([np.asarray(shard.data) for shard in rows])
     assert {len(part) for step in held for part in step} == {size // (hosts * devices)}
     alone = np.stack([batch['record'] for batch in _take(split, epochs * 40 // size, size)])
@@ -147,11 +156,12 @@ def test_threads_and_workers_do_not_change_the_stream(data):
 @pytest.mark.parametrize('batch_size', [4, 8, 24])
 def test_eval_sees_every_image_once_in_order(data, process_count, batch_size):
     split = data.splits['train']
-    hosts = [list(pipeline.eval_batches(split, batch_size, h, process_count))
-             for h in range(process_count)]
+    hosts = [list(pipeline.eval_batches(split, batch_size, h, process_count)) for h in range(process_count)]
     assert {len(batches) for batches in hosts} == {-(-12 // batch_size)}
-    rows = [np.concatenate([b[key] for step in zip(*hosts) for b in step])
-            for key in ('mask', 'record', 'image', 'labels')]
+    rows = [
+        np.concatenate([b[key] for step in zip(*hosts) for b in step])
+        for key in ('mask', 'record', 'image', 'labels')
+    ]
     mask, record, image, labels = rows
     assert mask.dtype == np.bool_
     np.testing.assert_array_equal(record[mask], np.arange(12))
@@ -159,11 +169,15 @@ def test_eval_sees_every_image_once_in_order(data, process_count, batch_size):
     assert mask[:12].all() and not image[~mask].any() and (record[~mask] == -1).all()
 
 
-@pytest.mark.parametrize('make,words', [
-    (lambda s: pipeline.train_batches(s, 13, 0), 'more than the 12 images'),
-    (lambda s: pipeline.train_batches(s, 8, 0, process_count=3), 'multiple of the 3'),
-    (lambda s: pipeline.train_batches(s, 0, 0), 'positive'),
-    (lambda s: pipeline.eval_batches(s, 5, process_count=2), 'multiple of the 2')])
+@pytest.mark.parametrize(
+    'make,words',
+    [
+        (lambda s: pipeline.train_batches(s, 13, 0), 'more than the 12 images'),
+        (lambda s: pipeline.train_batches(s, 8, 0, process_count=3), 'multiple of the 3'),
+        (lambda s: pipeline.train_batches(s, 0, 0), 'positive'),
+        (lambda s: pipeline.eval_batches(s, 5, process_count=2), 'multiple of the 2'),
+    ],
+)
 def test_batches_that_can_not_be_are_refused_at_once(data, make, words):
     with pytest.raises(UserError, match=words):
         make(data.splits['train'])
@@ -217,7 +231,8 @@ def _program(root, num_workers, last=''):
         '                               options={"size": 64}, validation_fraction=0.25)\n'
         '    stream = pipeline.train_batches(data.splits["train"], 4, 0, '
         f'num_workers={num_workers})\n'
-        f'    print(next(stream)["image"].shape)\n    {last}\n')
+        f'    print(next(stream)["image"].shape)\n    {last}\n'
+    )
     return [sys.executable, path]
 
 

@@ -3,11 +3,11 @@
 import csv
 
 import cv2
+import dicoms
 import numpy as np
 import pytest
-
-import dicoms
 from ended_run import make_workdir
+
 import tiny
 from mlvicx_jax import parallel, predict
 from mlvicx_jax.data.source import open_dataset
@@ -18,14 +18,12 @@ from mlvicx_jax_datasets import radiograph
 @pytest.fixture(scope='module')
 def data(data_dir):
     config = tiny.get_config()
-    return open_dataset('phantom_cxr', data_dir, None,
-                        {'size': config.data.stored_size, **config.data.options})
+    return open_dataset('phantom_cxr', data_dir, None, {'size': config.data.stored_size, **config.data.options})
 
 
 @pytest.fixture(scope='module')
 def classifier(tmp_path_factory, data_dir, data):
-    return make_workdir(tmp_path_factory.mktemp('classifier'), 'supervised', data_dir,
-                        data.label_names)
+    return make_workdir(tmp_path_factory.mktemp('classifier'), 'supervised', data_dir, data.label_names)
 
 
 @pytest.fixture(scope='module')
@@ -51,8 +49,7 @@ def numbers(found, names):
 def together(classifier, films, tmp_path_factory):
     """The rows of the seven films in batches of three."""
     out = tmp_path_factory.mktemp('together') / 'predictions.csv'
-    assert predict.main(['--init', str(classifier), str(films), '--out', str(out),
-                         '--batch-size', '3']) == 0
+    assert predict.main(['--init', str(classifier), str(films), '--out', str(out), '--batch-size', '3']) == 0
     assert [path.name for path in out.parent.iterdir()] == ['predictions.csv']
     return rows(out)
 
@@ -60,9 +57,15 @@ def together(classifier, films, tmp_path_factory):
 def test_a_film_gets_the_score_that_evaluation_gave_it(classifier, films, together, data):
     loaded = trained.load(classifier)
     split = data.splits['test'].take(np.arange(7))
-    logits = frozen.extract(loaded.method.network, loaded.variables, split,
-                            loaded.config.data.image_size, 4, parallel.create_mesh(4),
-                            output='logits')
+    logits = frozen.extract(
+        loaded.method.network,
+        loaded.variables,
+        split,
+        loaded.config.data.image_size,
+        4,
+        parallel.create_mesh(4),
+        output='logits',
+    )
     assert list(together[0]) == ['path', *data.label_names, 'error']
     assert [row['path'] for row in together] == [str(films / f'{i}.png') for i in range(7)]
     found = numbers(together, data.label_names)
@@ -74,9 +77,13 @@ def test_a_film_gets_the_score_that_evaluation_gave_it(classifier, films, togeth
 def test_a_film_alone_in_any_batch_gets_the_same(classifier, films, together, data, tmp_path):
     for size in ('3', '1', '64'):
         out = tmp_path / f'{size}.csv'
-        assert predict.main(['--init', str(classifier), str(films / '4.png'), '--out', str(out),
-                             '--batch-size', size]) == 0
-        alone, = numbers(rows(out), data.label_names)
+        assert (
+            predict.main(
+                ['--init', str(classifier), str(films / '4.png'), '--out', str(out), '--batch-size', size]
+            )
+            == 0
+        )
+        (alone,) = numbers(rows(out), data.label_names)
         expected = numbers(together, data.label_names)[4]
         if size == '3':
             np.testing.assert_array_equal(alone, expected)
@@ -97,53 +104,72 @@ def test_every_batch_is_of_one_compiled_shape(classifier, films, monkeypatch):
     assert shapes == [(3, 96, 96, 1)] * 3
 
 
-def test_the_same_picture_in_other_files_gets_the_same_score(classifier, films, together, data,
-                                                             tmp_path):
+def test_the_same_picture_in_other_files_gets_the_same_score(classifier, films, together, data, tmp_path):
     """Inverted as MONOCHROME1, stretched over 16 bits, and larger: each pixel doubled."""
     image = radiograph.read_image(films / '2.png')
     image[0, :2] = 0, 255  # so that a stretch from least to greatest changes nothing
     (tmp_path / 'plain.png').write_bytes(radiograph.encode_png(image))
     dicoms.write(tmp_path / 'inverted', 255 - image, photometric='MONOCHROME1')
     cv2.imwrite(str(tmp_path / 'deep.png'), image.astype(np.uint16) * 257)
-    (tmp_path / 'large.png').write_bytes(
-        radiograph.encode_png(image.repeat(2, 0).repeat(2, 1)))
+    (tmp_path / 'large.png').write_bytes(radiograph.encode_png(image.repeat(2, 0).repeat(2, 1)))
     names = 'plain.png', 'inverted', 'deep.png', 'large.png'
     out = tmp_path / 'out.csv'
-    assert predict.main(['--init', str(classifier), *(str(tmp_path / name) for name in names),
-                         '--out', str(out), '--batch-size', '3']) == 0
+    assert (
+        predict.main(
+            [
+                '--init',
+                str(classifier),
+                *(str(tmp_path / name) for name in names),
+                '--out',
+                str(out),
+                '--batch-size',
+                '3',
+            ]
+        )
+        == 0
+    )
     found = numbers(rows(out), data.label_names)
     np.testing.assert_array_equal(found, found[:1].repeat(4, 0))
     assert np.abs(found[0] - numbers(together, data.label_names)[3]).max() > 1e-5
 
 
-def test_bad_files_have_their_reason_and_the_rest_their_scores(classifier, films, together, data,
-                                                               tmp_path, capsys):
+def test_bad_files_have_their_reason_and_the_rest_their_scores(
+    classifier, films, together, data, tmp_path, capsys
+):
     (tmp_path / 'notes.txt').write_text('no film')
     whole = (films / '1.png').read_bytes()
-    (tmp_path / 'cut.png').write_bytes(whole[:len(whole) // 2])
+    (tmp_path / 'cut.png').write_bytes(whole[: len(whole) // 2])
     (tmp_path / 'empty.jpg').write_bytes(b'')
     out = tmp_path / 'out.csv'
-    paths = [tmp_path / 'notes.txt', films / '0.png', tmp_path / 'cut.png', tmp_path / 'gone.png',
-             tmp_path / 'empty.jpg', films / '1.png']
-    assert predict.main(['--init', str(classifier), *map(str, paths), '--out', str(out),
-                         '--batch-size', '3']) == 1
+    paths = [
+        tmp_path / 'notes.txt',
+        films / '0.png',
+        tmp_path / 'cut.png',
+        tmp_path / 'gone.png',
+        tmp_path / 'empty.jpg',
+        films / '1.png',
+    ]
+    assert (
+        predict.main(['--init', str(classifier), *map(str, paths), '--out', str(out), '--batch-size', '3']) == 1
+    )
     found = rows(out)
     assert [row['path'] for row in found] == list(map(str, paths))
-    for row, reason in zip(found, ('neither PNG nor JPEG nor DICOM', '', 'truncated',
-                                   'does not exist', 'empty', '')):
+    for row, reason in zip(
+        found, ('neither PNG nor JPEG nor DICOM', '', 'truncated', 'does not exist', 'empty', '')
+    ):
         assert bool(row['error']) == bool(reason) and reason in row['error']
         if reason:
             assert {row[name] for name in data.label_names} == {''}
-    np.testing.assert_array_equal(numbers([found[1], found[5]], data.label_names),
-                                  numbers(together[:2], data.label_names))
+    np.testing.assert_array_equal(
+        numbers([found[1], found[5]], data.label_names), numbers(together[:2], data.label_names)
+    )
     said = capsys.readouterr().err
     assert said.count('not scored: ') == 4 and '4 of 6 images could not be read' in said
 
 
 def test_only_bad_files_still_make_a_table(classifier, tmp_path, capsys):
     (tmp_path / 'a.png').write_bytes(b'')
-    assert predict.main(['--init', str(classifier), str(tmp_path / 'a.png'),
-                         '--batch-size', '3']) == 1
+    assert predict.main(['--init', str(classifier), str(tmp_path / 'a.png'), '--batch-size', '3']) == 1
     out = capsys.readouterr().out.splitlines()
     assert len(out) == 2 and out[0].startswith('path,') and 'empty' in out[1]
 
@@ -153,33 +179,36 @@ def test_without_out_the_table_is_all_of_stdout(classifier, films, together, cap
     assert list(csv.DictReader(capsys.readouterr().out.splitlines())) == together
 
 
-def test_a_folder_without_images_and_a_folder_of_no_run_are_refused(classifier, films, tmp_path,
-                                                                    capsys):
+def test_a_folder_without_images_and_a_folder_of_no_run_are_refused(classifier, films, tmp_path, capsys):
     (tmp_path / 'notes.txt').write_text('no film')
     out = tmp_path / 'out.csv'
-    for arguments, said in ((['--init', str(classifier), str(tmp_path)], 'no image is there'),
-                            (['--init', str(tmp_path), str(films)], 'config.json'),
-                            (['--init', str(classifier), str(films), '--batch-size', '0'],
-                             '1 or more')):
+    for arguments, said in (
+        (['--init', str(classifier), str(tmp_path)], 'no image is there'),
+        (['--init', str(tmp_path), str(films)], 'config.json'),
+        (['--init', str(classifier), str(films), '--batch-size', '0'], '1 or more'),
+    ):
         assert predict.main([*arguments, '--out', str(out)]) == 2
         assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ['notes.txt']
 
 
-def test_a_pretrained_encoder_has_embeddings_but_no_probabilities(films, data, data_dir, tmp_path,
-                                                                  capsys):
+def test_a_pretrained_encoder_has_embeddings_but_no_probabilities(films, data, data_dir, tmp_path, capsys):
     workdir = make_workdir(tmp_path, 'vicreg', data_dir)
     assert predict.main(['--init', str(workdir), str(films)]) == 2
     said = capsys.readouterr().err
     assert 'no classifier' in said and '--embeddings' in said and 'classify.py' in said
     out = tmp_path / 'embeddings.csv'
-    assert predict.main(['--init', str(workdir), str(films), '--embeddings', '--out', str(out),
-                         '--batch-size', '4']) == 0
+    assert (
+        predict.main(
+            ['--init', str(workdir), str(films), '--embeddings', '--out', str(out), '--batch-size', '4']
+        )
+        == 0
+    )
     loaded = trained.load(workdir)
     variables = {kind: tree['encoder'] for kind, tree in loaded.variables.items()}
-    expected = frozen.extract(loaded.method.encoder, variables,
-                              data.splits['test'].take(np.arange(7)), 80, 4,
-                              parallel.create_mesh(4))
+    expected = frozen.extract(
+        loaded.method.encoder, variables, data.splits['test'].take(np.arange(7)), 80, 4, parallel.create_mesh(4)
+    )
     names = [f'e{i}' for i in range(32)]
     assert list(rows(out)[0]) == ['path', *names, 'error']
     np.testing.assert_allclose(numbers(rows(out), names), expected, rtol=1e-5, atol=1e-6)
@@ -191,6 +220,7 @@ def test_an_interrupted_run_leaves_no_table(classifier, films, tmp_path, monkeyp
 
     def stop(*arguments):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(predict, '_scores', stop)
     with pytest.raises(KeyboardInterrupt):
         predict.predict(classifier, [films], out, batch_size=3)

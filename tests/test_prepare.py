@@ -7,13 +7,13 @@ import tarfile
 
 import numpy as np
 import pytest
+from nih_release import write_release
 
 from mlvicx_jax import prepare as prepare_lib
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.prepare import prepare, read_report
 from mlvicx_jax_datasets import radiograph, release
-from nih_release import write_release
 
 OPTIONS = {'size': 32}
 
@@ -31,8 +31,17 @@ def spoiled(tmp_path):
 
 
 def _command(tmp_path, *more):
-    return ['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path / 'data'),
-            '--manual_dir', str(tmp_path / 'raw'), '--option', 'size=32', *more]
+    return [
+        '--dataset',
+        'nih_chestxray14',
+        '--data_dir',
+        str(tmp_path / 'data'),
+        '--manual_dir',
+        str(tmp_path / 'raw'),
+        '--option',
+        'size=32',
+        *more,
+    ]
 
 
 def test_run_with_bad_images_fails_at_its_end_and_lists_them(tmp_path, spoiled):
@@ -46,16 +55,17 @@ def test_run_with_bad_images_fails_at_its_end_and_lists_them(tmp_path, spoiled):
     report = json.loads(path.read_text())
     assert report['images'] == 13
     reasons = {row['file'].rpartition('/')[2]: row['reason'] for row in report['bad']}
-    for name, words in ((spoiled['train_val'][0], 'truncated'),
-                        (spoiled['train_val'][5], 'is empty'),
-                        (spoiled['test'][1], 'neither PNG nor JPEG nor DICOM')):
+    for name, words in (
+        (spoiled['train_val'][0], 'truncated'),
+        (spoiled['train_val'][5], 'is empty'),
+        (spoiled['test'][1], 'neither PNG nor JPEG nor DICOM'),
+    ):
         assert words in reasons[name]
     with pytest.raises(UserError, match='manual_dir'):  # training does not take it for prepared
         open_dataset('nih_chestxray14', tmp_path / 'data', None, OPTIONS)
 
 
-def test_allowed_set_is_taken_without_reading_images_again(tmp_path, spoiled, monkeypatch,
-                                                           capsys):
+def test_allowed_set_is_taken_without_reading_images_again(tmp_path, spoiled, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         prepare_lib.main(_command(tmp_path, '--allow_bad', '2'))
     monkeypatch.setattr(radiograph, 'read_radiograph', lambda path: pytest.fail('read again'))
@@ -117,7 +127,8 @@ def test_stream_keeps_the_order_of_archives_and_reads_each_once(tmp_path):
                 member.size = len(name)
                 archive.addfile(member, io.BytesIO(name.encode()))
     assert [(n, d.decode()) for n, d in release.stream_tar(paths)] == [
-        (name, name) for inside in names for name in inside]
+        (name, name) for inside in names for name in inside
+    ]
 
 
 def test_drawn_test_patients_depend_on_seed_and_ids_alone():
@@ -144,7 +155,9 @@ def test_sorting_on_disk_gives_what_sorting_in_memory_gives(tmp_path, monkeypatc
     two = prepare('nih_chestxray14', tmp_path / 'two', tmp_path / 'raw', OPTIONS)
     assert 'tensorflow' not in sys.modules
     for split in ('train_val', 'test'):
-        pair = [[(e['image_id'], e['image'].tobytes()) for e in builder.as_data_source(split)]
-                for builder in (one, two)]
+        pair = [
+            [(e['image_id'], e['image'].tobytes()) for e in builder.as_data_source(split)]
+            for builder in (one, two)
+        ]
         assert pair[0] == pair[1] and len(pair[0]) == one.info.splits[split].num_examples
     assert not list(two.data_path.glob('bucket*'))

@@ -27,7 +27,8 @@ def test_linear_probe_finds_a_planted_signal(planted):
     assert scores.shape == (M, K) and scores.dtype == np.float64
     assert auroc(test_y, scores).min() > 0.95
     np.testing.assert_array_equal(
-        scores, probe.linear_probe(train_x, train_y, patients, test_x), 'not deterministic')
+        scores, probe.linear_probe(train_x, train_y, patients, test_x), 'not deterministic'
+    )
 
 
 def test_noise_stays_at_chance(planted):
@@ -47,8 +48,11 @@ def test_linear_probe_ignores_scale_offset_and_constant_features(planted):
     scale, offset = np.logspace(-3, 3, D), np.linspace(-1, 1, D)
     plain = probe.linear_probe(train_x, train_y, patients, test_x)
     moved = probe.linear_probe(
-        np.c_[(train_x + offset) * scale, np.full(N, 7.0)], train_y, patients,
-        np.c_[(test_x + offset) * scale, np.full(M, -1e4)])
+        np.c_[(train_x + offset) * scale, np.full(N, 7.0)],
+        train_y,
+        patients,
+        np.c_[(test_x + offset) * scale, np.full(M, -1e4)],
+    )
     np.testing.assert_allclose(moved, plain, atol=0.01 * plain.std())
 
 
@@ -93,10 +97,7 @@ def test_label_with_one_class_in_training_has_no_score(planted):
     train_x, train_y, patients, test_x, test_y = planted
     train_y = train_y.copy()
     train_y[:, 1] = 0
-    for scores in (
-        probe.linear_probe(train_x, train_y, patients, test_x),
-        probe.knn(train_x, train_y, test_x),
-    ):
+    for scores in (probe.linear_probe(train_x, train_y, patients, test_x), probe.knn(train_x, train_y, test_x)):
         np.testing.assert_array_equal(np.isnan(scores).any(axis=0), [False, True, False])
         np.testing.assert_array_equal(np.isnan(auroc(test_y, scores)), [False, True, False])
 
@@ -106,7 +107,8 @@ def test_no_label_can_be_judged_takes_the_strongest_penalty():
     y = np.array([[0], [0], [1], [1]])
     patients = [1, 2, 3, 4]  # one patient is held out, so one class there
     np.testing.assert_array_equal(
-        probe.linear_probe(x, y, patients, x), probe.linear_probe(x, y, patients, x, [1e-4]))
+        probe.linear_probe(x, y, patients, x), probe.linear_probe(x, y, patients, x, [1e-4])
+    )
 
 
 @pytest.mark.parametrize('k', [5, 20, 10_000])
@@ -116,15 +118,14 @@ def test_knn_equals_a_loop(k):
     train_y = rng.integers(0, 2, (70, 2))
     expected = np.empty((9, 2))
     for i, query in enumerate(test_x):
-        similarity = np.array([
-            query @ row / np.linalg.norm(query) / np.linalg.norm(row) for row in train_x])
+        similarity = np.array([query @ row / np.linalg.norm(query) / np.linalg.norm(row) for row in train_x])
         nearest = np.argsort(-similarity)[:k]
         weight = np.exp(similarity[nearest] / 0.07)
         expected[i] = weight @ train_y[nearest] / weight.sum()
+    np.testing.assert_allclose(probe.knn(train_x, train_y, test_x, k=k), expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
-        probe.knn(train_x, train_y, test_x, k=k), expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(
-        probe.knn(1e3 * train_x, train_y, 1e-3 * test_x, k=k), expected, rtol=1e-4, atol=1e-6)
+        probe.knn(1e3 * train_x, train_y, 1e-3 * test_x, k=k), expected, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_half_precision_features_are_taken(planted):
@@ -156,4 +157,4 @@ def test_knn_never_leaves_0_to_1_by_rounding():
     x, y = rng.normal(size=(300, 16)), np.ones((300, 1))
     y[0] = 0
     scores = probe.knn(x, y, rng.normal(size=(200, 16)))
-    assert 0 <= scores.min() and scores.max() <= 1
+    assert scores.min() >= 0 and scores.max() <= 1

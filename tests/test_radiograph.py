@@ -8,8 +8,8 @@ import time
 
 import cv2
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 from mlvicx_jax.errors import UserError
 from mlvicx_jax_datasets import radiograph
@@ -38,8 +38,7 @@ def _save(path, picture, mode):
         Image.fromarray(picture).convert(mode).save(path)
 
 
-@pytest.mark.parametrize('mode', ['L', 'LA', 'RGB', 'RGBA', 'P', '16 bit', '12 of 16 bit',
-                                  '16 bit RGBA'])
+@pytest.mark.parametrize('mode', ['L', 'LA', 'RGB', 'RGBA', 'P', '16 bit', '12 of 16 bit', '16 bit RGBA'])
 def test_every_mode_of_png_is_the_same_picture(tmp_path, picture, mode):
     path = tmp_path / 'image.png'
     _save(path, picture, mode)
@@ -50,8 +49,9 @@ def test_every_mode_of_png_is_the_same_picture(tmp_path, picture, mode):
 
 def test_one_bit_png(tmp_path, picture):
     Image.fromarray(picture > 127).save(tmp_path / 'image.png')
-    np.testing.assert_array_equal(radiograph.read_image(tmp_path / 'image.png'),
-                                  np.where(picture > 127, 255, 0))
+    np.testing.assert_array_equal(
+        radiograph.read_image(tmp_path / 'image.png'), np.where(picture > 127, 255, 0)
+    )
 
 
 @pytest.mark.parametrize('mode,progressive', [('L', False), ('RGB', False), ('RGB', True)])
@@ -93,10 +93,13 @@ def test_thumbnail_does_not_end_a_jpeg(tmp_path, picture):
 def test_other_damage_is_refused(tmp_path, picture):
     png = bytearray(radiograph.encode_png(picture))
     png[len(png) // 2] ^= 1
-    cases = {'missing.png': (None, 'does not exist'), 'empty.png': (b'', 'is empty'),
-             'page.png': (b'<html>not found</html>', 'neither PNG nor JPEG'),
-             'flipped.png': (bytes(png), 'checksum'),
-             'hollow.jpg': (b'\xff\xd8\xff\xd9', 'can not be decoded')}
+    cases = {
+        'missing.png': (None, 'does not exist'),
+        'empty.png': (b'', 'is empty'),
+        'page.png': (b'<html>not found</html>', 'neither PNG nor JPEG'),
+        'flipped.png': (bytes(png), 'checksum'),
+        'hollow.jpg': (b'\xff\xd8\xff\xd9', 'can not be decoded'),
+    }
     for name, (data, reason) in cases.items():
         if data is not None:
             (tmp_path / name).write_bytes(data)

@@ -9,13 +9,16 @@ import threading
 import types
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import numpy as np
 import pytest
-
 import several
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
 import tiny
-from mlvicx_jax import config as configs, parallel, train, workdir as workdirs
+from mlvicx_jax import config as configs
+from mlvicx_jax import parallel, train
+from mlvicx_jax import workdir as workdirs
 from mlvicx_jax.data import pipeline, resident
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.errors import UserError
@@ -25,7 +28,7 @@ from mlvicx_jax.models.norm import AXIS
 STEPS, SIZE = 7, 16  # nearly three epochs of 40 images
 
 # One of two processes with two devices each: bytes and places of what the step would get.
-PROCESS = '''
+PROCESS = """
 import pickle
 import sys
 import jax
@@ -39,7 +42,7 @@ found = [{name: [(str(shard.index), jax.device_get(shard.data))
                  for shard in array.addressable_shards] for name, array in arrays.items()}
          for arrays in test_resident.arrays_of(split, 'device', start_step=3)]
 pickle.dump(found, open(path, 'wb'))
-'''
+"""
 
 
 @functools.cache
@@ -65,12 +68,20 @@ def batches_of(split, where, count=STEPS, **place):
 
 def arrays_of(split, where, start_step=0):
     """What the training step gets at each step, on all processes and devices."""
-    batches, with_pictures = batches_of(split, where, STEPS - start_step, start_step=start_step,
-                                        process_index=jax.process_index(),
-                                        process_count=jax.process_count())
-    return [with_pictures(parallel.to_global(
-        {name: array for name, array in batch.items() if name != 'record'}, mesh()))
-        for batch in batches]
+    batches, with_pictures = batches_of(
+        split,
+        where,
+        STEPS - start_step,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return [
+        with_pictures(
+            parallel.to_global({name: array for name, array in batch.items() if name != 'record'}, mesh())
+        )
+        for batch in batches
+    ]
 
 
 def assert_same(ones, others):
@@ -82,14 +93,21 @@ def assert_same(ones, others):
             np.testing.assert_array_equal(one[name], other[name])
 
 
-@pytest.mark.parametrize('place', [
-    {}, {'start_step': 5}, {'process_index': 1, 'process_count': 2},
-    {'start_step': 2, 'process_index': 3, 'process_count': 4}], ids=str)
+@pytest.mark.parametrize(
+    'place',
+    [
+        {},
+        {'start_step': 5},
+        {'process_index': 1, 'process_count': 2},
+        {'start_step': 2, 'process_index': 3, 'process_count': 4},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize('structures', [0, 2])
 def test_batches_in_host_memory_are_those_of_the_records(structures, place, data_dir):
     split = open_split(data_dir, structures)
     expected, _ = batches_of(split, 'none', **place)
-    assert ('target' in expected[0]) == bool(structures) and STEPS * SIZE > 2 * len(split)
+    assert ('target' in expected[0]) == bool(structures) and 2 * len(split) < STEPS * SIZE
     assert_same(batches_of(split, 'host', **place)[0], expected)
 
 
@@ -111,7 +129,10 @@ def test_to_the_devices_go_positions_and_labels_alone(data_dir):
     batches, with_pictures = batches_of(split, 'device')
     for batch in batches:
         assert {name: array.nbytes for name, array in batch.items()} == {
-            'position': 4 * SIZE, 'record': 4 * SIZE, 'labels': SIZE * split.labels.shape[1]}
+            'position': 4 * SIZE,
+            'record': 4 * SIZE,
+            'labels': SIZE * split.labels.shape[1],
+        }
     assert all(array.sharding.is_fully_replicated for array in with_pictures.args[0].values())
     arrays = parallel.to_global({'position': batches[0]['position']}, mesh())
     program = with_pictures.func.lower(*with_pictures.args, arrays).compile().as_text()
@@ -122,8 +143,9 @@ def test_to_the_devices_go_positions_and_labels_alone(data_dir):
 
 def test_two_processes_of_two_devices_are_one_of_four(data_dir, tmp_path):
     address, paths = several.free_address(), [tmp_path / str(i) for i in range(2)]
-    codes, said = several.run(PROCESS, [(address, i, data_dir, path) for i, path in enumerate(paths)],
-                              devices=2, timeout=120)
+    codes, said = several.run(
+        PROCESS, [(address, i, data_dir, path) for i, path in enumerate(paths)], devices=2, timeout=120
+    )
     assert codes == [0, 0], said
     parts = [pickle.loads(path.read_bytes()) for path in paths]
     alone = arrays_of(open_split(data_dir), 'none', start_step=3)
@@ -187,6 +209,7 @@ def test_a_damaged_record_is_named(where, how, data_dir):
 
 class Device(types.SimpleNamespace):
     """One with memory of its own, as a GPU tells of it."""
+
     platform = 'gpu'
 
     def memory_stats(self):
@@ -200,9 +223,12 @@ class Device(types.SimpleNamespace):
 def free(monkeypatch):
     def set_free(host, *devices):
         monkeypatch.setattr(resident, '_free_on_host', lambda: host)
-        return types.SimpleNamespace(local_devices=[
-            Device(name=f'GPU {i}', limit=limit, used=used)
-            for i, (limit, used) in enumerate(devices)])
+        return types.SimpleNamespace(
+            local_devices=[
+                Device(name=f'GPU {i}', limit=limit, used=used) for i, (limit, used) in enumerate(devices)
+            ]
+        )
+
     return set_free
 
 
@@ -224,12 +250,14 @@ def test_what_does_not_fit_is_refused_before_it_is_decoded(free, data_dir, monke
             fits(where, free(*place))
         assert str(refused.value) == (
             f"config.data.resident is '{where}': the 40 training images take 0.00111 GB decoded, "
-            "more than 50% of the 0.00221 GB that are free in this host's memory; make it 'none'")
+            "more than 50% of the 0.00221 GB that are free in this host's memory; make it 'none'"
+        )
     with pytest.raises(UserError) as refused:
         fits('device', free(2 * needed, plenty, (tight[0] - 4, needed)))
     assert str(refused.value) == (
         "config.data.resident is 'device': the 40 training images take 0.00111 GB decoded, more "
-        "than 60% of the 0.00184 GB that are free in the memory of GPU 1; make it 'host' or 'none'")
+        "than 60% of the 0.00184 GB that are free in the memory of GPU 1; make it 'host' or 'none'"
+    )
     # Devices whose memory is the host's: all there at first, and then on each of four.
     free(10 * needed - 1)
     with pytest.raises(UserError, match="take 0.00553 GB decoded.*in this host's memory"):
@@ -241,8 +269,7 @@ def test_what_does_not_fit_is_refused_before_it_is_decoded(free, data_dir, monke
 
 def test_what_is_free_in_a_container_is_what_its_limit_leaves(tmp_path, monkeypatch):
     monkeypatch.setattr(resident, '_cgroups', lambda: [tmp_path / 'job', tmp_path])
-    monkeypatch.setattr(resident.psutil, 'virtual_memory',
-                        lambda: types.SimpleNamespace(available=1000))
+    monkeypatch.setattr(resident.psutil, 'virtual_memory', lambda: types.SimpleNamespace(available=1000))
     assert resident._free_on_host() == 1000  # no container
     (tmp_path / 'memory.current').write_text('600\n')
     (tmp_path / 'memory.stat').write_text('anon 400\nfile 200\ninactive_file 120\nactive_file 30\n')
@@ -283,8 +310,7 @@ def once(make):
     return lambda *arguments: made[0] if made else made.append(make(*arguments)) or made[0]
 
 
-def test_a_training_has_the_same_numbers_and_may_change_its_mind(
-        data_dir, tmp_path, capfd, monkeypatch):
+def test_a_training_has_the_same_numbers_and_may_change_its_mind(data_dir, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(train, 'make_train_step', once(train.make_train_step))
     lines, config = {}, tiny.get_config('supervised')
     config.data.data_dir = str(data_dir)
@@ -293,8 +319,10 @@ def test_a_training_has_the_same_numbers_and_may_change_its_mind(
         config.data.resident = where
         assert train.train(config, tmp_path / where) == 0
         assert ('train into memory' in capfd.readouterr().err) == (where != 'none')
-        lines[where] = [{name: line[name] for name in line if not name.startswith('time/')}
-                        for line in read_metrics(tmp_path / where)]
+        lines[where] = [
+            {name: line[name] for name in line if not name.startswith('time/')}
+            for line in read_metrics(tmp_path / where)
+        ]
     assert lines['host'] == lines['device'] == lines['none']
     assert sum('train/loss' in line for line in lines['none']) == 6
 

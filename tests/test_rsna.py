@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip('pydicom', reason="needs pip install 'mlvicx-jax[dicom]'")
 
 from dicoms import write
+
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.prepare import prepare
 
@@ -25,15 +26,26 @@ def write_release(root, mapping=False):
         labels += rows
         classes += [f'{image},{kind}'] * len(rows)  # a row per box, as in the real file
         pixels = np.random.default_rng(i).integers(0, 256, (64, 64)).astype(np.uint8)
-        write(root / f'stage_2_train_images/{image}.dcm', pixels, modality='CR',
-              ViewPosition='AP', PatientSex='M', PatientAge='51')
+        write(
+            root / f'stage_2_train_images/{image}.dcm',
+            pixels,
+            modality='CR',
+            ViewPosition='AP',
+            PatientSex='M',
+            PatientAge='51',
+        )
     (root / LABELS).write_text('\n'.join(labels) + '\n')
     (root / CLASSES).write_text('\n'.join(classes) + '\n')
     if mapping:
         names = [f'{i // 2 + 1:08}_{i % 2:03}.png' for i in range(14)]
-        (root / 'pneumonia-challenge-dataset-mappings_2018.json').write_text(json.dumps([
-            {'SOPInstanceUID': '1.2', 'subset_img_id': image, 'img_id': name, 'orig_labels': []}
-            for image, name in zip(KIND, names)]))
+        (root / 'pneumonia-challenge-dataset-mappings_2018.json').write_text(
+            json.dumps(
+                [
+                    {'SOPInstanceUID': '1.2', 'subset_img_id': image, 'img_id': name, 'orig_labels': []}
+                    for image, name in zip(KIND, names)
+                ]
+            )
+        )
         (root / 'train_val_list.txt').write_text('\n'.join(names[:8]))
         (root / 'test_list.txt').write_text('\n'.join(names[8:]))
 
@@ -56,11 +68,10 @@ def test_labels_and_boxes(tmp_path):
         assert (example['age'], example['view'], example['sex']) == (51, 1, 1)
         assert example['patient_id'].decode() == image
     boxes = everything['id00']['bboxes']['bbox']
-    np.testing.assert_allclose(boxes, [[.5, .25, .5625, .375], [0, 0, 1, .5]])
+    np.testing.assert_allclose(boxes, [[0.5, 0.25, 0.5625, 0.375], [0, 0, 1, 0.5]])
     notes = ' '.join(builder.info.metadata['notes'])
     assert 'seed 0' in notes and 'pretrained on NIH' in notes
-    other = prepare('rsna_pneumonia', tmp_path / 'data', tmp_path / 'raw',
-                    {'size': 32, 'split_seed': 1})
+    other = prepare('rsna_pneumonia', tmp_path / 'data', tmp_path / 'raw', {'size': 32, 'split_seed': 1})
     assert _examples(other, 'test').keys() != splits['test'].keys()
 
 
@@ -71,7 +82,11 @@ def test_mapping_gives_the_split_of_nih(tmp_path):
     test = _examples(builder, 'test')
     assert test.keys() == set(list(KIND)[8:])
     assert {i: e['patient_id'] for i, e in test.items()} == {
-        'id08': b'5', 'id09': b'5', 'id10': b'6', 'id11': b'6'}
+        'id08': b'5',
+        'id09': b'5',
+        'id10': b'6',
+        'id11': b'6',
+    }
     assert builder.info.metadata['lists']['test']['official'] is False
 
 
@@ -85,23 +100,29 @@ def test_mapping_is_checked(tmp_path):
     write_release(tmp_path / 'raw', mapping=True)
     path = tmp_path / 'raw/pneumonia-challenge-dataset-mappings_2018.json'
     text = path.read_text()
-    for old, new, words in (('"id03"', '"id99"', 'id03 of'),
-                            ('00000001_000', '00000099_000', 'is in neither'),
-                            ('00000001_000', 'xray-1', 'no name of an NIH image'),
-                            ('"img_id"', '"nih"', 'not the id mapping')):
+    for old, new, words in (
+        ('"id03"', '"id99"', 'id03 of'),
+        ('00000001_000', '00000099_000', 'is in neither'),
+        ('00000001_000', 'xray-1', 'no name of an NIH image'),
+        ('"img_id"', '"nih"', 'not the id mapping'),
+    ):
         path.write_text(text.replace(old, new))
         with pytest.raises(UserError, match=words):
             prepare(*arguments, {'size': 32})
 
 
-@pytest.mark.parametrize('name,old,new,words', [
-    (LABELS, 'Target', 'target', "no column 'Target'"),
-    (LABELS, 'id01,,,,,0', 'id01,,,,,1', "Target is '1'"),
-    (LABELS, 'id01,,,,,0', 'id01,,,,,0\nid01,,,,,0', 'id01 is there twice'),
-    (LABELS, 'id01,', 'id77,', f'id77 is not in {CLASSES}'),
-    (LABELS, '128.0', '-128.0', 'is empty or outside'),
-    (CLASSES, OTHER, 'No Opacity', "unknown finding 'No Opacity'"),
-    (CLASSES, 'id00,Lung Opacity', 'id00,Normal', 'id00 is')])
+@pytest.mark.parametrize(
+    'name,old,new,words',
+    [
+        (LABELS, 'Target', 'target', "no column 'Target'"),
+        (LABELS, 'id01,,,,,0', 'id01,,,,,1', "Target is '1'"),
+        (LABELS, 'id01,,,,,0', 'id01,,,,,0\nid01,,,,,0', 'id01 is there twice'),
+        (LABELS, 'id01,', 'id77,', f'id77 is not in {CLASSES}'),
+        (LABELS, '128.0', '-128.0', 'is empty or outside'),
+        (CLASSES, OTHER, 'No Opacity', "unknown finding 'No Opacity'"),
+        (CLASSES, 'id00,Lung Opacity', 'id00,Normal', 'id00 is'),
+    ],
+)
 def test_bad_tables(tmp_path, name, old, new, words):
     write_release(tmp_path / 'raw')
     path = tmp_path / 'raw' / name

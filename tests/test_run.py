@@ -11,23 +11,24 @@ import signal
 import subprocess
 import sys
 
-from absl import flags
 import cv2
 import jax
 import jax.numpy as jnp
-from ml_collections import config_flags
 import orbax.checkpoint as ocp
 import pytest
-
-from conftest import ROOT
-from configs import quickstart
 import several
+from absl import flags
+from conftest import ROOT
+from ml_collections import config_flags
+
 import tiny
-from mlvicx_jax import methods, optim, parallel, state as states, train
+from configs import quickstart
+from mlvicx_jax import methods, optim, parallel, train
+from mlvicx_jax import state as states
 
 # Runs main.py and writes the image ids of each step's batch to $IDS. When the batch of step
 # $AT is asked for, and the checkpoint of step $AFTER is complete, it sends itself signal $SIGNAL.
-DRIVER = '''
+DRIVER = """
 import os, pathlib, runpy, time
 from absl import flags
 from mlvicx_jax.data import pipeline
@@ -53,14 +54,26 @@ def recorded(split, batch_size, seed, start_step=0, *rest, **named):
 
 pipeline.train_batches = recorded
 runpy.run_path('main.py', run_name='__main__')
-'''
+"""
 
 
 def start(workdir, data_dir, *arguments, program=('main.py',), **environment):
-    command = [sys.executable, *program, '--config=tests/tiny.py', f'--workdir={workdir}',
-               f'--config.data.data_dir={data_dir}', *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [
+        sys.executable,
+        *program,
+        '--config=tests/tiny.py',
+        f'--workdir={workdir}',
+        f'--config.data.data_dir={data_dir}',
+        *arguments,
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def finish(processes, codes):
@@ -77,8 +90,14 @@ def finish(processes, codes):
 
 
 def driven(workdir, data_dir, ids, *arguments, code=0, **environment):
-    process = start(workdir, data_dir, *arguments, program=('-c', DRIVER), IDS=str(ids),
-                    **{name: str(value) for name, value in environment.items()})
+    process = start(
+        workdir,
+        data_dir,
+        *arguments,
+        program=('-c', DRIVER),
+        IDS=str(ids),
+        **{name: str(value) for name, value in environment.items()},
+    )
     return finish([process], [code])[0]
 
 
@@ -99,8 +118,9 @@ def restore(workdir, step):
     optimizer = optim.create(config.optim, 16, 2, 12)
     mesh = parallel.create_mesh(config.batch_size)
     like = jax.eval_shape(lambda: states.create(method, optimizer, 0, None))
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=parallel.replicated(mesh)), like)
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated(mesh)), like
+    )
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(workdir / f'checkpoints/{step}/state', like)
 
@@ -132,18 +152,21 @@ def test_a_run_leaves_its_config_curves_and_results(straight):
     lines = read_log(workdir)
     training = [line for line in lines if 'train/loss' in line]
     assert [line['step'] for line in training] == list(range(1, 13))
-    keys = {f'train/{name}' for name in (
-        'loss', 'learning_rate', 'gradient_norm', 'level/floor', 'level/share_nothing')}
-    keys |= {f'train/{head}/{term}' for head in ('global', 'multi_level')
-             for term in ('loss', 'invariance', 'variance', 'covariance')}
-    keys |= {f'train/{name}/{head}' for name in ('std', 'rankme')
-             for head in ('global', 'multi_level')}
+    keys = {
+        f'train/{name}'
+        for name in ('loss', 'learning_rate', 'gradient_norm', 'level/floor', 'level/share_nothing')
+    }
+    keys |= {
+        f'train/{head}/{term}'
+        for head in ('global', 'multi_level')
+        for term in ('loss', 'invariance', 'variance', 'covariance')
+    }
+    keys |= {f'train/{name}/{head}' for name in ('std', 'rankme') for head in ('global', 'multi_level')}
     timing = {f'time/{n}' for n in ('images_per_second', 'step_seconds', 'data_wait_share')}
     assert all(timing <= line.keys() for line in training[1:])  # the first step compiles
     for line in training:
         assert keys <= line.keys(), keys - line.keys()
-        assert abs(line['train/loss'] - line['train/global/loss']
-                   - line['train/multi_level/loss']) < 1e-3
+        assert abs(line['train/loss'] - line['train/global/loss'] - line['train/multi_level/loss']) < 1e-3
     assert 0 <= training[0]['train/learning_rate'] < training[1]['train/learning_rate']
     results = json.loads((workdir / 'results.json').read_text())
     assert results['step'] == 12 and results['images_per_second'] > 0
@@ -160,8 +183,17 @@ def test_a_run_leaves_its_config_curves_and_results(straight):
 
 def run_two(workdir, data_dir):
     address = several.free_address()
-    return [start(workdir, data_dir, f'--coordinator={address}', '--num_processes=2',
-                  f'--process_id={i}', JAX_NUM_CPU_DEVICES='2') for i in range(2)]
+    return [
+        start(
+            workdir,
+            data_dir,
+            f'--coordinator={address}',
+            '--num_processes=2',
+            f'--process_id={i}',
+            JAX_NUM_CPU_DEVICES='2',
+        )
+        for i in range(2)
+    ]
 
 
 def test_two_processes_train_as_one_and_write_once(straight, tmp_path, data_dir):
@@ -234,16 +266,34 @@ def test_preview_writes_a_sheet_of_views(tmp_path, data_dir):
 
 
 # tables.py is a grid of runs: tests/test_grid.py.
-OPTIONS = {'base.py': [], 'tables.py': [], 'mlvicx.py': [
-    '', 'paper', 'released', 'loss=global', 'loss=multi_level', 'loss=both', 'context=off',
-    'context=on', 'released,loss=global,context=off'], 'quickstart.py': list(quickstart.METHOD),
+OPTIONS = {
+    'base.py': [],
+    'tables.py': [],
+    'mlvicx.py': [
+        '',
+        'paper',
+        'released',
+        'loss=global',
+        'loss=multi_level',
+        'loss=both',
+        'context=off',
+        'context=on',
+        'released,loss=global,context=off',
+    ],
+    'quickstart.py': list(quickstart.METHOD),
     'classify.py': ['', 'protocol=frozen', 'dataset=phantom_cxr,size=small'],
-    'segment.py': ['', 'protocol=frozen', 'dataset=phantom_cxr,size=small']}
+    'segment.py': ['', 'protocol=frozen', 'dataset=phantom_cxr,size=small'],
+}
 
 
-@pytest.mark.parametrize('name,option', [
-    (path.name, option) for path in sorted((ROOT / 'configs').glob('*.py'))
-    for option in OPTIONS.get(path.name, [None])])
+@pytest.mark.parametrize(
+    'name,option',
+    [
+        (path.name, option)
+        for path in sorted((ROOT / 'configs').glob('*.py'))
+        for option in OPTIONS.get(path.name, [None])
+    ],
+)
 def test_every_config_builds_its_method_and_optimiser(name, option):
     path = f'{ROOT}/configs/{name}' + (f':{option}' if option is not None else '')
     holder = config_flags.DEFINE_config_file('config', flag_values=(values := flags.FlagValues()))
@@ -251,8 +301,7 @@ def test_every_config_builds_its_method_and_optimiser(name, option):
     config = values[holder.name].value
     method = methods.create(config)
     optimizer = optim.create(config.optim, config.batch_size, 10, 100)
-    state = jax.eval_shape(
-        lambda: states.create(method, optimizer, config.seed, None))
+    state = jax.eval_shape(lambda: states.create(method, optimizer, config.seed, None))
     assert state.params['encoder'] and state.step.dtype == jnp.int32
     levels = method.reference_levels(config.batch_size)
     assert all(value > 0 for value in levels.values()) and (levels or option or name != 'mlvicx.py')
@@ -261,12 +310,12 @@ def test_every_config_builds_its_method_and_optimiser(name, option):
         wanted = re.search(r'loss=(\w+)', option)
         wanted = wanted.group(1) if wanted else 'both'
         assert heads == ({'global', 'multi_level'} if wanted == 'both' else {wanted})
-        assert any('context' in key for key in state.params['encoder']) == (
-            'context=off' not in option)
+        assert any('context' in key for key in state.params['encoder']) == ('context=off' not in option)
 
 
 def test_an_unknown_option_of_a_config_is_named():
     from configs import mlvicx
+
     with pytest.raises(Exception, match='loss=gobal'):
         mlvicx.get_config('loss=gobal')
 
@@ -278,19 +327,24 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package[:len(package) - node.level + 1] if node.level else ()
+            base = package[: len(package) - node.level + 1] if node.level else ()
             base = '.'.join([*base, *filter(None, [node.module])])
             yield from (f'{base}.{alias.name}' for alias in node.names)
 
 
 JAX = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
-LOOP = {f'mlvicx_jax.{name}' for name in (
-    'train', 'step', 'state', 'checkpoint', 'parallel', 'workdir', 'log', 'preview')}
+LOOP = {
+    f'mlvicx_jax.{name}'
+    for name in ('train', 'step', 'state', 'checkpoint', 'parallel', 'workdir', 'log', 'preview')
+}
 # (files, what they may not import)
 HOUSE = [
     ('mlvicx_jax/**/*.py', {'mlvicx_jax.train', 'main', 'configs', 'tests'}),
-    ('mlvicx_jax/models/*.py', LOOP | {f'mlvicx_jax.{name}' for name in (
-        'data', 'methods', 'evaluation', 'losses', 'optim', 'prepare')}),
+    (
+        'mlvicx_jax/models/*.py',
+        LOOP
+        | {f'mlvicx_jax.{name}' for name in ('data', 'methods', 'evaluation', 'losses', 'optim', 'prepare')},
+    ),
     ('mlvicx_jax/losses.py', {'mlvicx_jax', 'flax', 'configs'}),
     ('mlvicx_jax/methods/**/*.py', LOOP | {'mlvicx_jax.evaluation', 'mlvicx_jax.prepare'}),
     ('mlvicx_jax/data/*.py', LOOP | {'mlvicx_jax.models', 'mlvicx_jax.methods'}),
@@ -305,12 +359,19 @@ HOUSE = [
 def test_imports_point_one_way(pattern, forbidden):
     files = sorted(ROOT.glob(pattern))
     assert files
-    found = [f'{path.relative_to(ROOT)}: {name}' for path in files for name in imports(path)
-             if any(f'{name}.'.startswith(f'{other}.') for other in forbidden)]
+    found = [
+        f'{path.relative_to(ROOT)}: {name}'
+        for path in files
+        for name in imports(path)
+        if any(f'{name}.'.startswith(f'{other}.') for other in forbidden)
+    ]
     assert not found
 
 
 def test_only_step_rows_and_norm_know_collectives():
-    knowing = {path.name for path in (ROOT / 'mlvicx_jax').rglob('*.py')
-               if re.search(r'shard_map\(|all_gather\(|pmean\(|psum\(', path.read_text())}
+    knowing = {
+        path.name
+        for path in (ROOT / 'mlvicx_jax').rglob('*.py')
+        if re.search(r'shard_map\(|all_gather\(|pmean\(|psum\(', path.read_text())
+    }
     assert knowing == {'step.py', 'rows.py', 'norm.py'}

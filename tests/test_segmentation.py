@@ -8,14 +8,15 @@ import json
 import cv2
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from ml_collections import ConfigDict
 
-from configs import segment
 import tiny
-from mlvicx_jax import methods, optim, parallel, state as states
+from configs import segment
+from mlvicx_jax import methods, optim, parallel
+from mlvicx_jax import state as states
 from mlvicx_jax.data import augment, fractions, pipeline
 from mlvicx_jax.data.source import open_dataset, open_folder
 from mlvicx_jax.errors import UserError
@@ -30,8 +31,10 @@ NAMES = 'heart', 'Pneumothorax', 'lungs'
 
 def tiny_config(protocol='finetune', structures=NAMES):
     """configs/segment.py on the phantom of `tiny.get_config`, with weight decay."""
-    small, config = tiny.get_config(), segment.get_config(
-        f'dataset=phantom_cxr,structures={"+".join(structures)},protocol={protocol}')
+    small, config = (
+        tiny.get_config(),
+        segment.get_config(f'dataset=phantom_cxr,structures={"+".join(structures)},protocol={protocol}'),
+    )
     config.batch_size = small.batch_size
     config.model.width = small.model.width
     for field in ('options', 'stored_size', 'image_size', 'num_threads'):
@@ -48,8 +51,8 @@ def data(data_dir):
 
 def open(config, data_dir):
     return open_dataset(
-        config.data.name, data_dir, None,
-        {'size': config.data.stored_size, **config.data.options}).with_target(config.data.target)
+        config.data.name, data_dir, None, {'size': config.data.stored_size, **config.data.options}
+    ).with_target(config.data.target)
 
 
 def mesh_of(count):
@@ -78,8 +81,7 @@ def test_batches_hold_the_masks_of_the_images_that_they_name(data):
                     assert not target[i].any()
                     continue
                 for c, structure in enumerate(NAMES):
-                    np.testing.assert_array_equal(target[i, ..., c],
-                                                  truth_of(split, position, structure))
+                    np.testing.assert_array_equal(target[i, ..., c], truth_of(split, position, structure))
                 seen += 1
         stream.close()
         assert seen == 10 + len(split)
@@ -87,8 +89,7 @@ def test_batches_hold_the_masks_of_the_images_that_they_name(data):
 
 def test_a_findings_mask_is_there_where_its_label_is(data):
     split = data.splits['train']
-    target = np.concatenate([batch['target'][batch['mask']]
-                             for batch in pipeline.eval_batches(split, 8)])
+    target = np.concatenate([batch['target'][batch['mask']] for batch in pipeline.eval_batches(split, 8)])
     label = split.labels[:, data.label_names.index('Pneumothorax')] > 0
     assert label.any() and not label.all()
     np.testing.assert_array_equal(target[..., 1].any((1, 2)), label)
@@ -103,8 +104,11 @@ def test_without_a_target_batches_and_reads_are_as_before(data, monkeypatch):
     # That pipeline's thread may still read ahead, so only the calls for other records count.
     calls, decode = [], pipeline.radiograph.decode_image
     position = len(plain) - 1
-    monkeypatch.setattr(pipeline.radiograph, 'decode_image', lambda data, where: (
-        plain.image_ids[position] in where and calls.append(1)) or decode(data, where))
+    monkeypatch.setattr(
+        pipeline.radiograph,
+        'decode_image',
+        lambda data, where: (plain.image_ids[position] in where and calls.append(1)) or decode(data, where),
+    )
     pipeline.decode(plain, position)
     assert len(calls) == 1
     calls.clear()
@@ -114,8 +118,7 @@ def test_without_a_target_batches_and_reads_are_as_before(data, monkeypatch):
 
 def test_parts_of_a_split_keep_their_target(data):
     part = fractions.fraction(data.splits['train'], 0.5, seed=0)
-    assert part.target == data.splits['train'].target == tuple(
-        phantom.STRUCTURES[name] for name in NAMES)
+    assert part.target == data.splits['train'].target == tuple(phantom.STRUCTURES[name] for name in NAMES)
     assert part.take(np.arange(2)).target == part.target
 
 
@@ -157,9 +160,12 @@ def test_image_and_target_go_through_one_geometry():
     rng = np.random.default_rng(0)
     for picture in image:
         top, left = rng.integers(5, 50, 2)
-        picture[top:top + rng.integers(10, 40), left:left + rng.integers(10, 40)] = 255
-    batch = {'image': image, 'labels': np.zeros((16, 9), np.uint8),
-             'target': np.concatenate([image // 255, 1 - image // 255], -1)}
+        picture[top : top + rng.integers(10, 40), left : left + rng.integers(10, 40)] = 255
+    batch = {
+        'image': image,
+        'labels': np.zeros((16, 9), np.uint8),
+        'target': np.concatenate([image // 255, 1 - image // 255], -1),
+    }
     keys = jax.random.split(jax.random.key(3), 16)
     views = jax.tree.map(np.asarray, jax.jit(method.views)(keys, batch))
     assert views['target'].shape == (16, 80, 80, 2)
@@ -248,8 +254,7 @@ def train(config, split, devices=1, steps=3):
     optimizer = optim.create(config.optim, config.batch_size, 1, steps)
     state = states.create(method, optimizer, config.seed, parallel.replicated(mesh))
     if jax.config.jax_enable_x64:
-        state = jax.tree.map(
-            lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
+        state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
     first = jax.tree.map(np.asarray, state)
     train_step = make_train_step(method, optimizer, mesh, config.seed, steps)
     with contextlib.closing(pipeline.train_batches(split, config.batch_size, config.seed)) as stream:
@@ -262,8 +267,7 @@ def train(config, split, devices=1, steps=3):
 @pytest.fixture(scope='module')
 def runs(data):
     """Protocol -> a few steps of it on one device."""
-    return {protocol: train(tiny_config(protocol), data.splits['train'])
-            for protocol in ('frozen', 'finetune')}
+    return {protocol: train(tiny_config(protocol), data.splits['train']) for protocol in ('frozen', 'finetune')}
 
 
 def moved(before, after):
@@ -279,8 +283,9 @@ def test_frozen_means_frozen(runs):
         was, now = getattr(before, part), getattr(after, part)
         encoder = moved(was['encoder'], now['encoder'])
         assert len(encoder) > 30 and not any(encoder.values())
-        rest = moved({k: v for k, v in was.items() if k != 'encoder'},
-                     {k: v for k, v in now.items() if k != 'encoder'})
+        rest = moved(
+            {k: v for k, v in was.items() if k != 'encoder'}, {k: v for k, v in now.items() if k != 'encoder'}
+        )
         assert len(rest) >= 20 and all(rest.values())
 
 
@@ -298,8 +303,8 @@ def test_frozen_features_are_those_of_evaluation(runs):
     variables = {'params': after.params, 'batch_stats': after.batch_stats}
     image = augment.standardise(jnp.asarray(np.random.default_rng(0).random((4, 80, 80, 1))))
     network = method.network.clone(
-        encoder=method.encoder.clone(axis_name=None),
-        decoder=method.network.decoder.clone(axis_name=None))
+        encoder=method.encoder.clone(axis_name=None), decoder=method.network.decoder.clone(axis_name=None)
+    )
     trained, _ = jax.jit(lambda: network.apply(variables, image, True, mutable=['batch_stats']))()
     evaluated = jax.jit(lambda: network.apply(variables, image, False))()
     np.testing.assert_allclose(trained['pooled'], evaluated['pooled'], rtol=1e-5)
@@ -325,9 +330,13 @@ def evaluated(runs, data, tmp_path_factory):
     method, mesh, _, state, _ = runs['finetune']
     # After three steps nearly all pixels are one class: the biases are moved, so that a third is set.
     batch = next(pipeline.eval_batches(data.splits['test'], 8))
-    logits = jax.jit(lambda image: method.network.apply(
-        {'params': state.params, 'batch_stats': state.batch_stats},
-        augment.standardise(augment.resize(image, 80)), train=False)['logits'])(batch['image'])
+    logits = jax.jit(
+        lambda image: method.network.apply(
+            {'params': state.params, 'batch_stats': state.batch_stats},
+            augment.standardise(augment.resize(image, 80)),
+            train=False,
+        )['logits']
+    )(batch['image'])
     head = state.params['segmentation']
     head = head | {'bias': head['bias'] - np.quantile(logits, 0.67, (0, 1, 2)).astype(np.float32)}
     state = state.replace(params=state.params | {'segmentation': head})
@@ -349,8 +358,11 @@ def test_every_image_is_judged_once_at_its_stored_size(evaluated, data):
     assert len(np.unique(saved['test_dice'])) > 15 and saved['test_dice'][:, (0, 2)].mean() > 0.05
     network = evaluation._network
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
-    apply = jax.jit(lambda image: network.apply(
-        variables, augment.standardise(augment.resize(image, 80)), train=False)['logits'])
+    apply = jax.jit(
+        lambda image: network.apply(variables, augment.standardise(augment.resize(image, 80)), train=False)[
+            'logits'
+        ]
+    )
     for position in range(len(split)):
         image = pipeline.decode(split, position)['image']
         probability = 1 / (1 + np.exp(-np.float64(apply(image[None])[0])))
@@ -370,8 +382,7 @@ def test_judging_does_not_depend_on_the_batch(evaluated, data):
     with evaluation._config.unlocked():
         other = ConfigDict(evaluation._config.to_dict())
     other.eval.batch_size = 5
-    again = segmentation.Evaluation(other, evaluation._workdir, methods.create(other), data,
-                                    evaluation._mesh)
+    again = segmentation.Evaluation(other, evaluation._workdir, methods.create(other), data, evaluation._mesh)
     values_5, has_5 = again.judge(state, data.splits['test'])
     np.testing.assert_array_equal(has_5, has)
     for name in values:
@@ -382,11 +393,14 @@ def test_results_are_the_means_of_the_saved_values(evaluated, data):
     _, _, numbers, results, workdir = evaluated
     saved = np.load(workdir / 'predictions.npz')
     assert results['validation/dice'] == numbers['validation/dice']
-    assert not any(truth_of(data.splits['validation'], i, 'Pneumothorax').any()
-                   for i in range(len(data.splits['validation'])))
+    assert not any(
+        truth_of(data.splits['validation'], i, 'Pneumothorax').any()
+        for i in range(len(data.splits['validation']))
+    )
     assert np.isnan(numbers['validation/dice/Pneumothorax'])  # so it is no part of the mean
     assert numbers['validation/dice'] == pytest.approx(
-        (numbers['validation/dice/heart'] + numbers['validation/dice/lungs']) / 2)
+        (numbers['validation/dice/heart'] + numbers['validation/dice/lungs']) / 2
+    )
     assert list(results['test']) == list(NAMES)
     for c, name in enumerate(NAMES):
         found, has = results['test'][name], saved['test_has'][:, c]
@@ -416,16 +430,31 @@ def test_samples_are_images_with_their_masks(evaluated, data):
         np.testing.assert_array_equal(saved['sample_truth'][i], example['target'] > 0)
         np.testing.assert_allclose(
             metrics.dice(saved['sample_truth'][i][None], saved['sample_predicted'][i][None])[0],
-            saved['test_dice'][position], atol=2e-3)
+            saved['test_dice'][position],
+            atol=2e-3,
+        )
     assert saved['sample_truth'].dtype == saved['sample_predicted'].dtype == bool
 
 
 def test_validation_alone_is_seen_before_the_end(evaluated, data, monkeypatch):
     evaluation, state, numbers, _, _ = evaluated
     seen = []
-    monkeypatch.setattr(evaluation, '_predict', lambda state, split: seen.append(split.name) or iter(
-        [(np.arange(len(split)), np.ones((len(split), 4, 4, 3), bool),
-          np.ones((len(split), 4, 4, 3), bool))]))
+    monkeypatch.setattr(
+        evaluation,
+        '_predict',
+        lambda state, split: (
+            seen.append(split.name)
+            or iter(
+                [
+                    (
+                        np.arange(len(split)),
+                        np.ones((len(split), 4, 4, 3), bool),
+                        np.ones((len(split), 4, 4, 3), bool),
+                    )
+                ]
+            )
+        ),
+    )
     assert evaluation.at(state, 1)['validation/dice'] == 1
     assert seen == ['validation'] and evaluation.monitor in numbers
 
@@ -437,13 +466,19 @@ def test_the_empty_rule(evaluated, data, monkeypatch):
     has = np.zeros((len(split), 1, 1, 3), bool)
     has[0] = True
     masks = np.broadcast_to(has, (len(split), 4, 4, 3))
-    monkeypatch.setattr(evaluation, '_predict', lambda state, split: iter(
-        [(np.arange(len(split)), masks, np.zeros_like(masks))]))
+    monkeypatch.setattr(
+        evaluation,
+        '_predict',
+        lambda state, split: iter([(np.arange(len(split)), masks, np.zeros_like(masks))]),
+    )
     numbers = evaluation.at(state, 1)
     assert numbers['validation/dice'] == 0
     assert numbers['validation/dice_all'] == pytest.approx((len(split) - 1) / len(split))
-    monkeypatch.setattr(evaluation, '_predict', lambda state, split: iter(
-        [(np.arange(len(split)), np.zeros_like(masks), np.zeros_like(masks))]))
+    monkeypatch.setattr(
+        evaluation,
+        '_predict',
+        lambda state, split: iter([(np.arange(len(split)), np.zeros_like(masks), np.zeros_like(masks))]),
+    )
     with pytest.raises(UserError, match='shows heart or Pneumothorax or lungs'):
         evaluation.at(state, 1)
 
@@ -470,9 +505,11 @@ def test_masks_are_probabilities_resized_then_cut():
 def test_recipe_has_the_papers_values():
     config = segment.get_config()
     assert (config.task, config.data.name, config.data.target) == (
-        'segment', 'siim_pneumothorax', ('Pneumothorax',))
-    assert (config.batch_size, config.optim.learning_rate, config.early_stopping.patience) == (
-        32, 3e-4, 10)
+        'segment',
+        'siim_pneumothorax',
+        ('Pneumothorax',),
+    )
+    assert (config.batch_size, config.optim.learning_rate, config.early_stopping.patience) == (32, 3e-4, 10)
     assert config.data.options.balanced and config.data.validation_fraction == 0.2
     assert not config.optim.scale_with_batch and config.data.labelled.share == 1
 
@@ -485,12 +522,16 @@ def test_protocol_freezes_network_and_optimiser_alike():
         assert config.data.labelled.share == 0.3
 
 
-@pytest.mark.parametrize('argument,words', [
-    ('size=tiny', 'size=tiny, expected one of full, small'),
-    ('protocol=both', 'expected one of finetune, frozen'),
-    ('dataset=nih_chestxray14', 'expected one of siim_pneumothorax, phantom_cxr, image_folder_cxr'),
-    ('structure=heart', "'structure=heart', expected NAME=VALUE with a name out of dataset, struct"),
-    ('frozen', "'frozen', expected NAME=VALUE")])
+@pytest.mark.parametrize(
+    'argument,words',
+    [
+        ('size=tiny', 'size=tiny, expected one of full, small'),
+        ('protocol=both', 'expected one of finetune, frozen'),
+        ('dataset=nih_chestxray14', 'expected one of siim_pneumothorax, phantom_cxr, image_folder_cxr'),
+        ('structure=heart', "'structure=heart', expected NAME=VALUE with a name out of dataset, struct"),
+        ('frozen', "'frozen', expected NAME=VALUE"),
+    ],
+)
 def test_recipe_names_what_it_does_not_know(argument, words):
     with pytest.raises(ValueError, match=words):
         segment.get_config(argument)

@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip('pydicom', reason="needs pip install 'mlvicx-jax[dicom]'")
 
 from dicoms import write
+
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.prepare import prepare
 from mlvicx_jax_datasets import release
@@ -48,8 +49,8 @@ def decode(row: str) -> np.ndarray:
 def masks():
     """Image -> its masks: two overlapping ones, one that touches corners, one thin; others none."""
     yy, xx = np.indices((SIDE, SIDE))
-    ellipse = (yy - 300) ** 2 / 150 ** 2 + (xx - 250) ** 2 / 60 ** 2 < 1
-    other = (yy - 400) ** 2 + (xx - 280) ** 2 < 40 ** 2
+    ellipse = (yy - 300) ** 2 / 150**2 + (xx - 250) ** 2 / 60**2 < 1
+    other = (yy - 400) ** 2 + (xx - 280) ** 2 < 40**2
     corners = (yy < 20) & (xx < 10) | (yy > 1000) & (xx > 1010)
     line = (xx == 700) & (yy > 100) & (yy < 130)
     return {IDS[0]: [ellipse, other], IDS[1]: [corners], IDS[2]: [line]}
@@ -63,15 +64,19 @@ def write_release(root, masks, stage2=False):
         pixels = np.random.default_rng(i).integers(0, 256, (32, 32)).astype(np.uint8)
         pixels = np.kron(pixels, np.ones((32, 32), np.uint8))
         folder = 'stage_2_images' if stage2 else f'dicom-images-train/{image}.1/{image}.2'
-        write(root / f'{folder}/{image}.dcm', pixels, modality='CR', ViewPosition='PA',
-              PatientAge='62', PatientSex='M')
-    (root / ('stage_2_train.csv' if stage2 else 'train-rle.csv')).write_text(
-        '\n'.join(table) + '\n')
+        write(
+            root / f'{folder}/{image}.dcm',
+            pixels,
+            modality='CR',
+            ViewPosition='PA',
+            PatientAge='62',
+            PatientSex='M',
+        )
+    (root / ('stage_2_train.csv' if stage2 else 'train-rle.csv')).write_text('\n'.join(table) + '\n')
 
 
 def _examples(builder):
-    return {e['image_id'].decode(): e for split in ('train_val', 'test')
-            for e in builder.as_data_source(split)}
+    return {e['image_id'].decode(): e for split in ('train_val', 'test') for e in builder.as_data_source(split)}
 
 
 def test_decoder_against_the_oracle(masks):
@@ -81,15 +86,13 @@ def test_decoder_against_the_oracle(masks):
             np.testing.assert_array_equal(decode(encode(mask)), mask)
     assert not siim.decode_mask(()).any()
     # Two runs down the first column: pixels 2..4 and 10..11, the gap counted from the first's end.
-    assert np.argwhere(siim.decode_mask(('2 3 5 2',))).tolist() == [
-        [y, 0] for y in (2, 3, 4, 10, 11)]
+    assert np.argwhere(siim.decode_mask(('2 3 5 2',))).tolist() == [[y, 0] for y in (2, 3, 4, 10, 11)]
 
 
 @pytest.mark.parametrize('stage2', [False, True])
 def test_both_forms(tmp_path, masks, stage2):
     write_release(tmp_path / 'raw', masks, stage2)
-    write(next((tmp_path / 'raw').rglob('*.dcm')).parent / 'unlabelled.dcm',
-          np.zeros((8, 8), np.uint8))
+    write(next((tmp_path / 'raw').rglob('*.dcm')).parent / 'unlabelled.dcm', np.zeros((8, 8), np.uint8))
     builder = prepare('siim_pneumothorax', tmp_path / 'data', tmp_path / 'raw', {'size': 128})
     found = _examples(builder)
     assert found.keys() == set(IDS) and builder.info.metadata['labels'] == ['Pneumothorax']
@@ -105,8 +108,7 @@ def test_both_forms(tmp_path, masks, stage2):
 
 def test_mask_at_full_size_is_exact(tmp_path, masks):
     write_release(tmp_path / 'raw', masks)
-    found = _examples(prepare('siim_pneumothorax', tmp_path / 'data', tmp_path / 'raw',
-                              {'size': SIDE}))
+    found = _examples(prepare('siim_pneumothorax', tmp_path / 'data', tmp_path / 'raw', {'size': SIDE}))
     for image, parts in masks.items():
         np.testing.assert_array_equal(found[image]['mask'][..., 0], np.logical_or.reduce(parts))
 
@@ -130,16 +132,22 @@ def test_enlarged_and_thin_masks():
     assert not release.shrink_mask(np.zeros((64, 64), bool), 8).any()
 
 
-@pytest.mark.parametrize('row,words', [
-    (f'{IDS[5]}, 5', 'has 1 fields'), (f'{IDS[5]}, 5 -3', 'expected pairs of whole numbers'),
-    (f'{IDS[5]}, 1048570 90', 'ends at pixel 1048660'), (f'{IDS[5]}, 4 4', 'has a mask here'),
-    (f'{IDS[5]}, 4 4\n{IDS[5]}, -1', 'has a mask above'), (f'{IDS[5]}', '1 fields, expected')])
+@pytest.mark.parametrize(
+    'row,words',
+    [
+        (f'{IDS[5]}, 5', 'has 1 fields'),
+        (f'{IDS[5]}, 5 -3', 'expected pairs of whole numbers'),
+        (f'{IDS[5]}, 1048570 90', 'ends at pixel 1048660'),
+        (f'{IDS[5]}, 4 4', 'has a mask here'),
+        (f'{IDS[5]}, 4 4\n{IDS[5]}, -1', 'has a mask above'),
+        (f'{IDS[5]}', '1 fields, expected'),
+    ],
+)
 def test_bad_rows(tmp_path, row, words):
     write_release(tmp_path / 'raw', {})
     path = tmp_path / 'raw/train-rle.csv'
     lines = path.read_text().splitlines()
-    keep = lines if 'mask here' in words else [
-        line for line in lines if not line.startswith(IDS[5] + ',')]
+    keep = lines if 'mask here' in words else [line for line in lines if not line.startswith(IDS[5] + ',')]
     path.write_text('\n'.join([*keep, row]) + '\n')
     with pytest.raises(UserError, match=words) as error:
         prepare('siim_pneumothorax', tmp_path / 'data', tmp_path / 'raw', {'size': 32})

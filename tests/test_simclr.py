@@ -1,10 +1,10 @@
 """SimCLR: its loss and projector against NumPy, and the one BatchNorm batch of both views."""
 
+import heads
 import jax
 import numpy as np
 import pytest
 
-import heads
 from mlvicx_jax.methods.simclr import Method
 
 WIDTHS, TEMPERATURE = (12, 12, 6), 0.3
@@ -80,18 +80,25 @@ def test_embeddings_are_those_of_one_batch_of_both_views(built):
     first = x @ np.float64(variables['params']['projector']['linear1']['kernel'])
     np.testing.assert_allclose(
         stats['projector']['bn1']['mean'],
-        0.9 * variables['batch_stats']['projector']['bn1']['mean'] + 0.1 * first.mean(0), atol=1e-4)
+        0.9 * variables['batch_stats']['projector']['bn1']['mean'] + 0.1 * first.mean(0),
+        atol=1e-4,
+    )
 
 
 def test_projector_has_the_officials_parameters():
     method = Method(encoder=heads.Pixels(), recipes={}, image_size=heads.PIXELS)
     params = method.init_network(jax.random.key(0))['params']['projector']
     shapes = jax.tree.map(np.shape, params)
-    inputs = 3 * heads.PIXELS ** 2
+    inputs = 3 * heads.PIXELS**2
     affine = {'scale': (512,), 'bias': (512,)}
-    assert shapes == {'linear1': {'kernel': (inputs, 512)}, 'linear2': {'kernel': (512, 512)},
-                      'linear3': {'kernel': (512, 128)}, 'bn1': affine, 'bn2': affine,
-                      'bn3': {'scale': (128,)}}
+    assert shapes == {
+        'linear1': {'kernel': (inputs, 512)},
+        'linear2': {'kernel': (512, 512)},
+        'linear3': {'kernel': (512, 128)},
+        'bn1': affine,
+        'bn2': affine,
+        'bn3': {'scale': (128,)},
+    }
     for i in (1, 2, 3):
         kernel = np.asarray(params[f'linear{i}']['kernel'])
         np.testing.assert_allclose(kernel.std(), 0.01, rtol=0.02)

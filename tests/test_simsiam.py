@@ -2,12 +2,12 @@
 
 import dataclasses
 
+import heads
 import jax
 import numpy as np
 import optax
 import pytest
 
-import heads
 from configs import simsiam as recipe
 from mlvicx_jax import optim
 from mlvicx_jax.methods.shared.prediction import spread
@@ -25,15 +25,17 @@ def views():
 
 def random_out(seed=0, batch=5, width=7):
     rng = np.random.default_rng(seed)
-    return {f'{name}_{view}': rng.normal(size=(batch, width)).astype(np.float32)
-            for name in ('embedding', 'prediction') for view in (1, 2)}
+    return {
+        f'{name}_{view}': rng.normal(size=(batch, width)).astype(np.float32)
+        for name in ('embedding', 'prediction')
+        for view in (1, 2)
+    }
 
 
 def np_loss(out):
     """Minus half the sum of both directions' mean cosine, example by example."""
     total = 0.0
-    for p, z in ((out['prediction_1'], out['embedding_2']),
-                 (out['prediction_2'], out['embedding_1'])):
+    for p, z in ((out['prediction_1'], out['embedding_2']), (out['prediction_2'], out['embedding_1'])):
         for a, b in zip(np.float64(p), np.float64(z)):
             total -= np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)) / len(p)
     return total / 2
@@ -69,9 +71,15 @@ def test_heads_see_one_view_at_a_time(built, views):
     names = {part: {name: set(layer) for name, layer in params[part].items()} for part in params}
     affine = {'scale', 'bias'}
     assert names == {
-        'projector': {'linear1': {'kernel'}, 'bn1': affine, 'linear2': {'kernel'}, 'bn2': affine,
-                      'linear3': {'kernel'}},  # the last BatchNorm has no parameters
-        'predictor': {'linear1': {'kernel'}, 'bn1': affine, 'linear2': {'kernel', 'bias'}}}
+        'projector': {
+            'linear1': {'kernel'},
+            'bn1': affine,
+            'linear2': {'kernel'},
+            'bn2': affine,
+            'linear3': {'kernel'},
+        },  # the last BatchNorm has no parameters
+        'predictor': {'linear1': {'kernel'}, 'bn1': affine, 'linear2': {'kernel', 'bias'}},
+    }
     out, _, _ = method.forward(variables, {}, views, None)
     for number, view in enumerate(views.values(), 1):
         z = heads.np_mlp(params['projector'], heads.np_pixels(view), last_norm=True)
@@ -96,8 +104,10 @@ def test_the_predictors_rate_is_constant_and_all_parameters_decay():
     config, total = recipe.get_config(), 10
     optimizer = optim.create(config.optim, config.batch_size, 1, total)
     rng = np.random.default_rng(0)
-    params = {part: {'kernel': rng.normal(size=(3, 2)), 'scale': rng.normal(size=2)}
-              for part in ('encoder', 'projector', 'predictor')}
+    params = {
+        part: {'kernel': rng.normal(size=(3, 2)), 'scale': rng.normal(size=2)}
+        for part in ('encoder', 'projector', 'predictor')
+    }
     gradient = jax.tree.map(lambda w: rng.normal(size=w.shape), params)
     expected, buffer = params, jax.tree.map(np.zeros_like, params)
     with jax.enable_x64(True):
@@ -105,12 +115,13 @@ def test_the_predictors_rate_is_constant_and_all_parameters_decay():
         for step in range(total):
             updates, state = optimizer.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
-            buffer = jax.tree.map(lambda m, g, w: 0.9 * m + g + 1e-4 * w,
-                                  buffer, gradient, expected)
+            buffer = jax.tree.map(lambda m, g, w: 0.9 * m + g + 1e-4 * w, buffer, gradient, expected)
             cosine = 0.0125 * (1 + np.cos(np.pi * step / total)) / 2
             rates = {'encoder': cosine, 'projector': cosine, 'predictor': 0.0125}
-            expected = {part: jax.tree.map(lambda w, m, rate=rate: w - rate * m, expected[part],
-                                           buffer[part]) for part, rate in rates.items()}
+            expected = {
+                part: jax.tree.map(lambda w, m, rate=rate: w - rate * m, expected[part], buffer[part])
+                for part, rate in rates.items()
+            }
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, expected)
 
 

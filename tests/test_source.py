@@ -7,11 +7,11 @@ import pathlib
 
 import numpy as np
 import pytest
+from nih_release import write_release
 
 from mlvicx_jax.data import source as source_lib
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.errors import UserError
-from nih_release import write_release
 
 REAL = pathlib.Path(os.environ.get('MLVICX_REAL_DATA', 'absent'))
 OPTIONS = {'size': 32}
@@ -59,12 +59,13 @@ def test_hash_is_of_the_sorted_ids_joined_by_newline(data_dir):
 def test_validation_depends_on_seed_and_fraction_alone(data_dir):
     base = set(_open(data_dir).splits['validation'].patient_ids)
     assert set(_open(data_dir).splits['validation'].patient_ids) == base
-    draws = {frozenset(_open(data_dir, split_seed=seed).splits['validation'].patient_ids)
-             for seed in range(6)}
+    draws = {frozenset(_open(data_dir, split_seed=seed).splits['validation'].patient_ids) for seed in range(6)}
     assert len(draws) > 3
     assert base < set(_open(data_dir, validation_fraction=0.5).splits['validation'].patient_ids)
-    whole = [np.concatenate([s.image_ids for s in _open(data_dir, split_seed=seed).splits.values()])
-             for seed in (0, 1)]
+    whole = [
+        np.concatenate([s.image_ids for s in _open(data_dir, split_seed=seed).splits.values()])
+        for seed in (0, 1)
+    ]
     assert set(whole[0]) == set(whole[1])
     tests = [_open(data_dir, split_seed=seed).splits['test'].hash for seed in (0, 1)]
     assert tests[0] == tests[1]
@@ -79,8 +80,12 @@ def test_index_is_read_once_and_remade_when_damaged(data_dir, monkeypatch):
     assert not reads
     (path,) = data_dir.rglob('index_test.npz')
     short = {key: value[:-1] for key, value in np.load(path).items()}
-    for damage in (lambda: path.write_bytes(path.read_bytes()[:100]), path.unlink,
-                   lambda: path.write_bytes(b''), lambda: np.savez(path, **short)):
+    for damage in (
+        lambda: path.write_bytes(path.read_bytes()[:100]),
+        path.unlink,
+        lambda: path.write_bytes(b''),
+        lambda: np.savez(path, **short),
+    ):
         damage()
         reads.clear()
         after = _open(data_dir)
@@ -89,6 +94,7 @@ def test_index_is_read_once_and_remade_when_damaged(data_dir, monkeypatch):
 
     def refuse(*args, **kwargs):
         raise OSError(30, 'Read-only file system')
+
     path.unlink()
     monkeypatch.setattr(source_lib.tempfile, 'NamedTemporaryFile', refuse)
     assert len(_open(data_dir).splits['test']) == 6 and not path.exists()

@@ -11,7 +11,13 @@ from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import metrics
 from mlvicx_jax.evaluation.metrics import auprc, auroc
 from mlvicx_jax.evaluation.statistics import (
-    bootstrap, delong_interval, delong_test, paired_t_test, percentile_interval, t_interval)
+    bootstrap,
+    delong_interval,
+    delong_test,
+    paired_t_test,
+    percentile_interval,
+    t_interval,
+)
 
 pytestmark = pytest.mark.filterwarnings('error')
 
@@ -41,8 +47,9 @@ def by_rows(metric, labels, scores, patients, resamples, seed):
     for _ in range(resamples):
         drawn = names[rng.integers(len(names), size=len(names))]
         rows = np.concatenate([rows_of[name] for name in drawn])
-        yield [metric(*pair) if 0 < pair[0].mean() < 1 else np.nan
-               for pair in zip(labels[rows].T, scores[rows].T)]
+        yield [
+            metric(*pair) if 0 < pair[0].mean() < 1 else np.nan for pair in zip(labels[rows].T, scores[rows].T)
+        ]
 
 
 def by_pairs(label, score):
@@ -72,12 +79,23 @@ def clustered_covariance_by_pairs(label, score, other, patients):
     def s(part, other_part, a, b):
         left, right = sums[a][part], sums[b][other_part]
         clusters = len(left) if part == other_part else len(set(patients))
-        return clusters / (clusters - 1) * sum(
-            sum(left.get(patient, [])) * sum(right.get(patient, [])) for patient in set(patients))
+        return (
+            clusters
+            / (clusters - 1)
+            * sum(sum(left.get(patient, [])) * sum(right.get(patient, [])) for patient in set(patients))
+        )
 
-    return np.array([[s('10', '10', a, b) / p**2 + s('01', '01', a, b) / n**2
-                      + (s('10', '01', a, b) + s('01', '10', a, b)) / (p * n)
-                      for b in range(2)] for a in range(2)])
+    return np.array(
+        [
+            [
+                s('10', '10', a, b) / p**2
+                + s('01', '01', a, b) / n**2
+                + (s('10', '01', a, b) + s('01', '10', a, b)) / (p * n)
+                for b in range(2)
+            ]
+            for a in range(2)
+        ]
+    )
 
 
 def logit_interval(area, variance):
@@ -88,14 +106,12 @@ def logit_interval(area, variance):
 # --- The bootstrap over patients ---
 
 
-@pytest.mark.parametrize('metric, oracle', [(auroc, roc_auc_score),
-                                            (auprc, average_precision_score)])
+@pytest.mark.parametrize('metric, oracle', [(auroc, roc_auc_score), (auprc, average_precision_score)])
 @pytest.mark.parametrize('step', [None, 1.0])
 def test_bootstrap_equals_measuring_the_drawn_rows(metric, oracle, step):
     data = films(30, np.random.default_rng(0).integers(1, 9, 30), step=step)
     expected = list(by_rows(oracle, *data, resamples=40, seed=3))
-    np.testing.assert_allclose(bootstrap(metric, *data, resamples=40, seed=3), expected,
-                               rtol=0, atol=1e-12)
+    np.testing.assert_allclose(bootstrap(metric, *data, resamples=40, seed=3), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize('metric', [auroc, auprc])
@@ -109,12 +125,17 @@ def test_bootstrap_with_counts_equals_rows_at_150_000_with_ties(metric):
 def test_bootstrap_of_any_metric_equals_measuring_the_drawn_rows():
     labels, scores, patients = films(20, 4)
     found = bootstrap(lambda *rows: metrics.f1(*rows, [0.5, 0.5]), labels, scores, patients, 10)
-    expected = by_rows(lambda label, score: metrics.f1(label[:, None], score[:, None], [0.5])[0],
-                       labels, scores, patients, 10, 0)
+    expected = by_rows(
+        lambda label, score: metrics.f1(label[:, None], score[:, None], [0.5])[0],
+        labels,
+        scores,
+        patients,
+        10,
+        0,
+    )
     np.testing.assert_allclose(found, list(expected), rtol=0, atol=1e-12)
     dice = np.random.default_rng(0).random(80)
-    found = bootstrap(lambda truth, dice: metrics.mask_means(dice, truth), labels[:, 0], dice,
-                      patients, 10)
+    found = bootstrap(lambda truth, dice: metrics.mask_means(dice, truth), labels[:, 0], dice, patients, 10)
     assert found.shape == (10, 2)
 
 
@@ -122,8 +143,7 @@ def test_bootstrap_depends_on_seed_and_patients_alone():
     labels, scores, patients = films(25, 3)
     base = bootstrap(auroc, labels, scores, patients, 20)
     order = np.random.default_rng(1).permutation(len(labels))
-    np.testing.assert_array_equal(
-        bootstrap(auroc, labels[order], scores[order], patients[order], 20), base)
+    np.testing.assert_array_equal(bootstrap(auroc, labels[order], scores[order], patients[order], 20), base)
     np.testing.assert_array_equal(bootstrap(auroc, labels, scores, patients, 5), base[:5])
     assert not np.array_equal(bootstrap(auroc, labels, scores, patients, 20, seed=1), base)
 
@@ -131,10 +151,14 @@ def test_bootstrap_depends_on_seed_and_patients_alone():
 def test_resamples_of_two_models_are_paired():
     labels, scores, patients = films(40, 3)
     other = scores + 0.1 * np.random.default_rng(1).standard_normal(scores.shape)
-    found = bootstrap(auroc, labels, scores, patients, 50) - bootstrap(
-        auroc, labels, other, patients, 50)
-    expected = bootstrap(lambda labels, both: auroc(labels, both[..., 0]) - auroc(
-        labels, both[..., 1]), labels, np.stack([scores, other], -1), patients, 50)
+    found = bootstrap(auroc, labels, scores, patients, 50) - bootstrap(auroc, labels, other, patients, 50)
+    expected = bootstrap(
+        lambda labels, both: auroc(labels, both[..., 0]) - auroc(labels, both[..., 1]),
+        labels,
+        np.stack([scores, other], -1),
+        patients,
+        50,
+    )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
@@ -166,8 +190,14 @@ def test_interval_of_single_images_equals_scipy_s_bootstrap():
     labels, scores, patients = films(150, 1, findings=1)
     low, high = percentile_interval(bootstrap(auroc, labels, scores, patients, 4000))
     oracle = stats.bootstrap(
-        (labels[:, 0], scores[:, 0]), lambda label, score: by_pairs(label, score).mean(),
-        paired=True, vectorized=False, n_resamples=4000, method='percentile', rng=1)
+        (labels[:, 0], scores[:, 0]),
+        lambda label, score: by_pairs(label, score).mean(),
+        paired=True,
+        vectorized=False,
+        n_resamples=4000,
+        method='percentile',
+        rng=1,
+    )
     np.testing.assert_allclose([low[0], high[0]], oracle.confidence_interval, atol=0.01)
 
 
@@ -180,10 +210,11 @@ def test_intervals_cover_the_truth_over_patients_and_miss_it_over_images():
         labels, scores, patients = films(60, 8, seed=seed, findings=1, mixed=False)
         images = np.arange(len(labels))
         for name, (low, high) in {
-                'bootstrap': percentile_interval(bootstrap(auroc, labels, scores, patients, 200)),
-                'images': percentile_interval(bootstrap(auroc, labels, scores, images, 200)),
-                'DeLong': delong_interval(labels, scores, patients)[1:],
-                'DeLong of images': delong_interval(labels, scores)[1:]}.items():
+            'bootstrap': percentile_interval(bootstrap(auroc, labels, scores, patients, 200)),
+            'images': percentile_interval(bootstrap(auroc, labels, scores, images, 200)),
+            'DeLong': delong_interval(labels, scores, patients)[1:],
+            'DeLong of images': delong_interval(labels, scores)[1:],
+        }.items():
             hits[name] += low[0] <= truth <= high[0]
     # 200 rounds at 0.95 have a standard error of 0.015; percentiles of 60 patients are a bit short.
     assert 0.90 <= hits['bootstrap'] / rounds <= 0.98
@@ -211,15 +242,22 @@ def test_delong_equals_the_covariance_over_all_pairs(step):
         covariance = covariance_by_pairs(label, scores[:, k], other[:, k])
         area, other_area = (by_pairs(label, x[:, k]).mean() for x in (scores, other))
         assert interval.value[k] == pytest.approx(area, abs=1e-12)
-        np.testing.assert_allclose([interval.low[k], interval.high[k]],
-                                   logit_interval(area, covariance[0, 0]), rtol=1e-10)
+        np.testing.assert_allclose(
+            [interval.low[k], interval.high[k]], logit_interval(area, covariance[0, 0]), rtol=1e-10
+        )
         error = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
         z = (area - other_area) / error
         np.testing.assert_allclose(
             [test.difference[k], test.low[k], test.high[k], test.statistic[k], test.p[k]],
-            [area - other_area, area - other_area - 1.959963984540054 * error,
-             area - other_area + 1.959963984540054 * error, z, 2 * stats.norm.cdf(-abs(z))],
-            rtol=1e-9)
+            [
+                area - other_area,
+                area - other_area - 1.959963984540054 * error,
+                area - other_area + 1.959963984540054 * error,
+                z,
+                2 * stats.norm.cdf(-abs(z)),
+            ],
+            rtol=1e-9,
+        )
 
 
 @pytest.mark.parametrize('mixed', [True, False])
@@ -231,8 +269,9 @@ def test_delong_over_patients_equals_obuchowski_s_sums_patient_by_patient(mixed)
     test = delong_test(labels, scores, other, patients)
     for k, label in enumerate(labels.T):
         covariance = clustered_covariance_by_pairs(label, scores[:, k], other[:, k], patients)
-        np.testing.assert_allclose([interval.low[k], interval.high[k]],
-                                   logit_interval(interval.value[k], covariance[0, 0]), rtol=1e-10)
+        np.testing.assert_allclose(
+            [interval.low[k], interval.high[k]], logit_interval(interval.value[k], covariance[0, 0]), rtol=1e-10
+        )
         error = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
         assert test.statistic[k] == pytest.approx(test.difference[k] / error, rel=1e-9)
 
@@ -246,8 +285,7 @@ def test_delong_s_errors_are_the_bootstrap_s(images, mixed):
     error = (test.difference / test.statistic)[0]
     assert error == pytest.approx(np.std(resampled[0] - resampled[1], ddof=1), rel=0.1)
     interval = delong_interval(labels, scores, patients)
-    np.testing.assert_allclose(np.ravel(interval[1:]),
-                               np.ravel(percentile_interval(resampled[0])), atol=0.01)
+    np.testing.assert_allclose(np.ravel(interval[1:]), np.ravel(percentile_interval(resampled[0])), atol=0.01)
 
 
 def test_delong_at_150_000_with_ties_equals_counting_by_value():
@@ -258,14 +296,14 @@ def test_delong_at_150_000_with_ties_equals_counting_by_value():
     for score in models:
         p, n = (np.bincount(score[label == c], minlength=60) for c in (1, 0))
         below, above = np.cumsum(n) - n, p.sum() - np.cumsum(p)
-        placements.append([((below + n / 2) / n.sum())[score[label == 1]],
-                           ((above + p / 2) / p.sum())[score[label == 0]]])
+        placements.append(
+            [((below + n / 2) / n.sum())[score[label == 1]], ((above + p / 2) / p.sum())[score[label == 0]]]
+        )
     (a10, a01), (b10, b01) = placements
     variance = a10.var(ddof=1) / len(a10) + a01.var(ddof=1) / len(a01)
     interval = delong_interval(label[:, None], models[0][:, None])
     assert interval.value[0] == pytest.approx(a10.mean(), abs=1e-12)
-    np.testing.assert_allclose(np.ravel(interval[1:]), logit_interval(a10.mean(), variance),
-                               rtol=1e-10)
+    np.testing.assert_allclose(np.ravel(interval[1:]), logit_interval(a10.mean(), variance), rtol=1e-10)
     assert 0.002 < interval.high[0] - interval.low[0] < 0.01
     error = np.sqrt((a10 - b10).var(ddof=1) / len(a10) + (a01 - b01).var(ddof=1) / len(a01))
     test = delong_test(label[:, None], models[0][:, None], models[1][:, None])
@@ -293,10 +331,10 @@ def test_delong_of_models_that_rank_alike_and_of_nearly_alike():
 
 
 def test_delong_is_not_available_rather_than_certain():
-    labels = np.array([[0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 1, 0],
-                       [1, 1, 1, 1, 1, 1]])
-    scores = np.array([[1, 1, 4, 1, 1, np.nan], [2, 2, 3, 1, 2, np.nan], [3, 3, 2, 1, 3, np.nan],
-                       [2, 4, 1, 1, 4, np.nan]])  # one positive, 1, 0, 0.5, one class, no score
+    labels = np.array([[0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]])
+    scores = np.array(
+        [[1, 1, 4, 1, 1, np.nan], [2, 2, 3, 1, 2, np.nan], [3, 3, 2, 1, 3, np.nan], [2, 4, 1, 1, 4, np.nan]]
+    )  # one positive, 1, 0, 0.5, one class, no score
     interval = delong_interval(labels, scores)
     np.testing.assert_allclose(interval.value, [0.5, 1, 0, 0.5, np.nan, np.nan])
     assert np.isnan(interval[1:]).all()
@@ -327,8 +365,9 @@ def test_t_interval_and_paired_t_test_equal_scipy(shape):
     oracle = stats.t.interval(0.95, len(a) - 1, a.mean(0), a.std(0, ddof=1) / np.sqrt(len(a)))
     np.testing.assert_allclose(estimate, [a.mean(0), *oracle], rtol=1e-10)
     test, oracle = paired_t_test(a, b), stats.ttest_rel(a, b)
-    np.testing.assert_allclose(test, [(a - b).mean(0), *oracle.confidence_interval(0.95),
-                                      oracle.statistic, oracle.pvalue], rtol=1e-9)
+    np.testing.assert_allclose(
+        test, [(a - b).mean(0), *oracle.confidence_interval(0.95), oracle.statistic, oracle.pvalue], rtol=1e-9
+    )
     assert np.shape(test.p) == np.shape(estimate.value) == shape[1:]
 
 
@@ -348,19 +387,22 @@ def test_runs_that_are_copies_or_lack_a_value_are_not_available():
 # --- What was wrong is said ---
 
 
-@pytest.mark.parametrize('call, message', [
-    (lambda labels, scores: bootstrap(auroc, labels, scores, np.zeros(3)), r'4 rows.*\(3,\)'),
-    (lambda labels, scores: bootstrap(auroc, labels, scores[:3], np.zeros(4)), '4 rows.*3 of sco'),
-    (lambda labels, scores: bootstrap(auroc, labels * 2, scores, np.zeros(4)), r'AUROC.*\[2\]'),
-    (lambda labels, scores: bootstrap(auprc, labels, scores / 0, np.zeros(4)), 'AUPRC.*4 of 4'),
-    (lambda labels, scores: bootstrap(auroc, labels[:0], scores[:0], []), '0 rows'),
-    (lambda labels, scores: delong_interval(labels, scores[:, 0]), r'DeLong.*shape'),
-    (lambda labels, scores: delong_interval(labels, scores, np.zeros(5)), r'4 rows.*\(5,\)'),
-    (lambda labels, scores: delong_test(labels, scores, scores[:3]), r'DeLong.*shape'),
-    (lambda labels, scores: t_interval([]), 'no run'),
-    (lambda labels, scores: paired_t_test([0.7], [0.8]), 'two runs or more'),
-    (lambda labels, scores: paired_t_test([0.7, 0.8], [0.8]), r'\(2,\) and \(1,\)'),
-])
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (lambda labels, scores: bootstrap(auroc, labels, scores, np.zeros(3)), r'4 rows.*\(3,\)'),
+        (lambda labels, scores: bootstrap(auroc, labels, scores[:3], np.zeros(4)), '4 rows.*3 of sco'),
+        (lambda labels, scores: bootstrap(auroc, labels * 2, scores, np.zeros(4)), r'AUROC.*\[2\]'),
+        (lambda labels, scores: bootstrap(auprc, labels, scores / 0, np.zeros(4)), 'AUPRC.*4 of 4'),
+        (lambda labels, scores: bootstrap(auroc, labels[:0], scores[:0], []), '0 rows'),
+        (lambda labels, scores: delong_interval(labels, scores[:, 0]), r'DeLong.*shape'),
+        (lambda labels, scores: delong_interval(labels, scores, np.zeros(5)), r'4 rows.*\(5,\)'),
+        (lambda labels, scores: delong_test(labels, scores, scores[:3]), r'DeLong.*shape'),
+        (lambda labels, scores: t_interval([]), 'no run'),
+        (lambda labels, scores: paired_t_test([0.7], [0.8]), 'two runs or more'),
+        (lambda labels, scores: paired_t_test([0.7, 0.8], [0.8]), r'\(2,\) and \(1,\)'),
+    ],
+)
 def test_bad_input_says_what_was_found(call, message):
     with pytest.raises(UserError, match=message), np.errstate(all='ignore'):
         call(np.array([[0], [1], [0], [1]]), np.ones((4, 1)))

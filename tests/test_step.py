@@ -6,21 +6,23 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec as P
 import numpy as np
 import optax
 import pytest
-
 import several
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
 import tiny
-from mlvicx_jax import methods, optim, parallel, rows, state as states
+from mlvicx_jax import methods, optim, parallel, rows
+from mlvicx_jax import state as states
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.step import make_train_step
 
 # One of two processes with two devices each; the first writes every leaf of the last state.
-PROCESS = '''
+PROCESS = """
 import sys
 import jax
 import numpy as np
@@ -32,12 +34,11 @@ parallel.start(address, 2, int(process))
 _, state, metrics, _ = tiny.train_in_double('', data_dir, jax.devices())
 if process == '0':
     np.savez(path, loss=metrics['loss'], **tiny.leaves(state))
-'''
+"""
 
 
 def mesh_of(count):
-    return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,),
-                         devices=jax.devices()[:count])
+    return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
 
 
 @pytest.fixture(scope='module')
@@ -74,8 +75,9 @@ def test_one_device_is_four(argument, four_devices, data_dir):
 
 def test_two_processes_of_two_devices_are_one_of_four(four_devices, data_dir, tmp_path):
     address, path = several.free_address(), tmp_path / 'state.npz'
-    codes, said = several.run(PROCESS, [(address, i, data_dir, path) for i in range(2)], devices=2,
-                              JAX_ENABLE_X64='1')
+    codes, said = several.run(
+        PROCESS, [(address, i, data_dir, path) for i in range(2)], devices=2, JAX_ENABLE_X64='1'
+    )
     assert codes == [0, 0], said
     _, four, metrics, _ = four_devices('')
     with np.load(path) as found:
@@ -90,8 +92,7 @@ def test_batch_statistics_of_one_device_alone_are_refused():
     method = dataclasses.replace(method, encoder=method.encoder.clone(axis_name=None))
     optimizer = optim.create(config.optim, 16, 2, 12)
     step = make_train_step(method, optimizer, mesh_of(4), config.seed, config.total_steps)
-    state = jax.eval_shape(
-        lambda: states.create(method, optimizer, 0, parallel.replicated(mesh_of(4))))
+    state = jax.eval_shape(lambda: states.create(method, optimizer, 0, parallel.replicated(mesh_of(4))))
     batch = {'image': jax.ShapeDtypeStruct((16, 96, 96, 1), np.uint8)}
     with pytest.raises(ValueError, match='vary|varying|replicat'):
         step.func.lower(*step.args, state, batch)
@@ -102,9 +103,13 @@ class Poisoned:
 
     init = staticmethod(lambda key: ({'params': {'w': jnp.ones(3)}, 'batch_stats': {'n': jnp.zeros(1)}}, {}))
     views = staticmethod(lambda keys, batch: batch)
-    forward = staticmethod(lambda variables, state, views, key: (
-        {'z': views['image'].reshape(len(views['image']), -1) * variables['params']['w']},
-        {'n': variables['batch_stats']['n'] + 1}, state))
+    forward = staticmethod(
+        lambda variables, state, views, key: (
+            {'z': views['image'].reshape(len(views['image']), -1) * variables['params']['w']},
+            {'n': variables['batch_stats']['n'] + 1},
+            state,
+        )
+    )
     loss = staticmethod(lambda out, state: (out['z'].sum(), {}))
     update = staticmethod(lambda state, params, out, progress: state)
 
@@ -119,8 +124,14 @@ def test_a_step_that_is_not_finite_leaves_nothing_but_its_count():
         image = np.ones((4, 3), np.float32)
         image[3, 1] += poison  # on the second device
         state, metrics, _ = step(state, parallel.to_global({'image': image}, mesh))
-        found.append((int(state.step), int(metrics['skipped']), float(state.batch_stats['n'][0]),
-                      np.asarray(state.params['w']).tolist()))
+        found.append(
+            (
+                int(state.step),
+                int(metrics['skipped']),
+                float(state.batch_stats['n'][0]),
+                np.asarray(state.params['w']).tolist(),
+            )
+        )
     steps, skipped, passes, w = zip(*found)
     assert steps == (1, 2, 3, 4) and skipped == (0, 1, 2, 0) and passes == (1, 1, 1, 2)
     assert w[0] == w[1] == w[2] != w[3] and np.isfinite(w[3]).all()
@@ -191,6 +202,7 @@ def test_accumulation_runs_on_a_method_that_shuffles_and_takes_less_memory():
 
 def test_bfloat16_has_the_loss_of_float32_over_50_steps(data_dir):
     """On average: two trajectories part by chance, and come back, where a network is this small."""
+
     def losses(dtype):
         config, mesh = tiny.get_config(), mesh_of(1)
         config.dtype = dtype
@@ -203,8 +215,7 @@ def test_bfloat16_has_the_loss_of_float32_over_50_steps(data_dir):
         found = []
         with contextlib.closing(pipeline.train_batches(split, config.batch_size, 0)) as stream:
             for batch in itertools.islice(stream, 50):
-                arrays = parallel.to_global(
-                    {name: batch[name] for name in ('image', 'labels')}, mesh)
+                arrays = parallel.to_global({name: batch[name] for name in ('image', 'labels')}, mesh)
                 state, metrics, _ = step(state, arrays)
                 found.append(float(metrics['loss']))
         return np.mean(found)

@@ -1,11 +1,11 @@
 """The supervised reference: its loss and classifier against NumPy, and labels that do not fit."""
 
+import heads
 import jax
 import numpy as np
 import pytest
 
 from configs import quickstart, supervised
-import heads
 from mlvicx_jax.errors import UserError
 from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
 from mlvicx_jax_datasets.phantom_cxr.findings import LABELS

@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 import pytest
-
 from fabricated import write_run
+
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import tables
 from mlvicx_jax.evaluation.tables import Cell, Number
@@ -20,15 +20,25 @@ ABLATION = {'multi_level_only': 'multi', 'global_only': 'single', 'both': 'mlvic
 VALUES = {'random': (0.6, 0.6, 0.7), 'mlvicx': (0.7, 0.8, 0.9)}
 
 
-def cells_of(task='classify', methods=('random', 'mlvicx'), seeds=(0, 1, 2), set_name='films',
-             protocols=('frozen',), shares=(0.1,)):
-    return [Cell(set_name, task, protocol, share, method, seed) for seed in seeds
-            for protocol in protocols for share in shares for method in methods]
+def cells_of(
+    task='classify',
+    methods=('random', 'mlvicx'),
+    seeds=(0, 1, 2),
+    set_name='films',
+    protocols=('frozen',),
+    shares=(0.1,),
+):
+    return [
+        Cell(set_name, task, protocol, share, method, seed)
+        for seed in seeds
+        for protocol in protocols
+        for share in shares
+        for method in methods
+    ]
 
 
 def run_all(folder, cells, values=lambda cell: [VALUES[cell.method][cell.seed]] * 3, **given):
-    return {cell: write_run(folder / str(i), cell, values(cell), **given)
-            for i, cell in enumerate(cells)}
+    return {cell: write_run(folder / str(i), cell, values(cell), **given) for i, cell in enumerate(cells)}
 
 
 def fill(cells, runs, reference='mlvicx'):
@@ -73,7 +83,12 @@ def test_classes_stand_in_the_order_of_the_paper_and_both_means_behind_them(tmp_
     cells = cells_of()
     table = fill(cells, run_all(tmp_path, cells))['table1']
     assert [column.name for column in table.blocks[0].columns] == [
-        'Cardiomegaly', 'Nodule', 'No Finding', 'mean2', 'mean3']
+        'Cardiomegaly',
+        'Nodule',
+        'No Finding',
+        'mean2',
+        'mean3',
+    ]
 
 
 def test_what_is_not_available_in_one_seed_is_in_no_mean_over_seeds(tmp_path):
@@ -82,6 +97,7 @@ def test_what_is_not_available_in_one_seed_is_in_no_mean_over_seeds(tmp_path):
     def values(cell):
         nodule = None if (cell.method, cell.seed) == ('random', 1) else 0.5
         return [nodule, 0.7 + 0.01 * cell.seed, 0.6]
+
     made = fill(cells, run_all(tmp_path, cells, values))
     nodule = place(made['table1'], 'random', 'Nodule')
     assert math.isnan(nodule.estimate.value) and tables.text(nodule) == 'n/a (1 of 3 seeds)'
@@ -90,8 +106,9 @@ def test_what_is_not_available_in_one_seed_is_in_no_mean_over_seeds(tmp_path):
     assert mean.test is None  # its mean is over other labels than the reference's
     assert 'random, 10 %, seed 1: without Nodule' in tables.markdown(made['table2'])
     assert 'n/a' in tables.html(made['table1']) and 'nan' not in tables.html(made['table1'])
-    line = next(line for line in rows_of(made['table1'])
-                if (line['row'], line['column']) == ('random', 'Nodule'))
+    line = next(
+        line for line in rows_of(made['table1']) if (line['row'], line['column']) == ('random', 'Nodule')
+    )
     assert line['mean'] == '' and line['values'] == '0.5;n/a;0.5'
 
 
@@ -118,8 +135,7 @@ def test_one_seed_has_no_spread_and_no_test(tmp_path):
 
 
 def test_holm_is_the_step_down_of_p():
-    assert tables.holm([0.01, 0.04, 0.03, math.nan]) == pytest.approx(
-        [0.03, 0.06, 0.06, math.nan], nan_ok=True)
+    assert tables.holm([0.01, 0.04, 0.03, math.nan]) == pytest.approx([0.03, 0.06, 0.06, math.nan], nan_ok=True)
     assert tables.holm([0.5, 0.9]) == pytest.approx([1, 1])
     assert tables.holm([]).size == 0
 
@@ -134,11 +150,20 @@ def test_the_number_of_tests_is_told_and_each_p_is_adjusted_for_it(tmp_path):
 
 @pytest.fixture(scope='module')
 def nih(tmp_path_factory):
-    cells = cells_of(methods=('random', 'pcrl_v2', 'mlvicx', 'multi', 'single'), set_name='nih',
-                     protocols=('frozen', 'finetune'), shares=(0.01, 0.3, 1.0))
-    runs = run_all(tmp_path_factory.mktemp('nih'), cells,
-                   lambda cell: [0.5 + 0.001 * cell.seed] * 15, labels=(*FINDINGS, 'No Finding'),
-                   dataset='nih_chestxray14', test_hash=OFFICIAL)
+    cells = cells_of(
+        methods=('random', 'pcrl_v2', 'mlvicx', 'multi', 'single'),
+        set_name='nih',
+        protocols=('frozen', 'finetune'),
+        shares=(0.01, 0.3, 1.0),
+    )
+    runs = run_all(
+        tmp_path_factory.mktemp('nih'),
+        cells,
+        lambda cell: [0.5 + 0.001 * cell.seed] * 15,
+        labels=(*FINDINGS, 'No Finding'),
+        dataset='nih_chestxray14',
+        test_hash=OFFICIAL,
+    )
     return fill(cells, runs)
 
 
@@ -174,8 +199,13 @@ def test_table_4_has_the_ablations_and_no_other_table_has_them(nih):
 
 def test_accuracy_of_rsna_is_compared_and_auroc_tested(tmp_path):
     cells = cells_of()
-    runs = run_all(tmp_path, cells, lambda cell: [VALUES[cell.method][cell.seed]] * 2,
-                   labels=('Pneumonia', 'No Finding'), dataset='rsna_pneumonia')
+    runs = run_all(
+        tmp_path,
+        cells,
+        lambda cell: [VALUES[cell.method][cell.seed]] * 2,
+        labels=('Pneumonia', 'No Finding'),
+        dataset='rsna_pneumonia',
+    )
     made = fill(cells, runs)
     assert set(made) == {'table2'}
     accuracy, auroc, auprc = made['table2'].blocks
@@ -187,8 +217,13 @@ def test_accuracy_of_rsna_is_compared_and_auroc_tested(tmp_path):
 
 def test_dice_stands_beside_the_papers_mean_and_deviation(tmp_path):
     cells = cells_of('segment', shares=(0.3, 1.0))
-    runs = run_all(tmp_path, cells, lambda cell: [VALUES[cell.method][cell.seed]],
-                   labels=('Pneumothorax',), dataset='siim_pneumothorax')
+    runs = run_all(
+        tmp_path,
+        cells,
+        lambda cell: [VALUES[cell.method][cell.seed]],
+        labels=('Pneumothorax',),
+        dataset='siim_pneumothorax',
+    )
     table = fill(cells, runs)['table3']
     positives, everyone, iou = table.blocks
     assert positives.numbers['mlvicx', 'frozen 30 %'].paper == (0.45, 0.01)
@@ -197,8 +232,9 @@ def test_dice_stands_beside_the_papers_mean_and_deviation(tmp_path):
     assert '0.45 ± 0.01' in tables.markdown(table) and '0.45 ± 0.01' in tables.html(table)
 
 
-@pytest.mark.parametrize('given', [
-    dict(test_hash='t' * 64), dict(labels=('No Finding', *FINDINGS[1:], 'Edge'))])
+@pytest.mark.parametrize(
+    'given', [dict(test_hash='t' * 64), dict(labels=('No Finding', *FINDINGS[1:], 'Edge'))]
+)
 def test_the_paper_is_left_out_where_images_or_labels_are_not_its_own(tmp_path, given):
     cells = cells_of(protocols=('finetune',))
     given = dict(labels=(*FINDINGS, 'No Finding'), test_hash=OFFICIAL) | given
@@ -208,12 +244,16 @@ def test_the_paper_is_left_out_where_images_or_labels_are_not_its_own(tmp_path, 
         assert 'so no number of the paper' in tables.markdown(table)
 
 
-@pytest.mark.parametrize('changed,said', [
-    (dict(test_hash='u' * 64), 'data/test_hash'),
-    (dict(truth=0), 'truth of the test images'),
-    (dict(labelled_hash='another'), 'labelled_hash'),
-    (dict(dataset='other'), 'data set'),
-    ({'data/validation_hash': 'w'}, 'data/validation_hash')])
+@pytest.mark.parametrize(
+    'changed,said',
+    [
+        (dict(test_hash='u' * 64), 'data/test_hash'),
+        (dict(truth=0), 'truth of the test images'),
+        (dict(labelled_hash='another'), 'labelled_hash'),
+        (dict(dataset='other'), 'data set'),
+        ({'data/validation_hash': 'w'}, 'data/validation_hash'),
+    ],
+)
 def test_runs_on_different_images_are_refused(tmp_path, changed, said):
     cells = cells_of()
     runs = run_all(tmp_path, cells)
@@ -247,11 +287,19 @@ def test_every_number_carries_what_it_is_of(tmp_path):
     cells = cells_of()
     table = fill(cells, run_all(tmp_path, cells))['table2']
     line = next(line for line in rows_of(table) if line['row'] == 'mlvicx')
-    expected = dict(protocol='frozen', share='0.1', seeds='0;1;2', split='test',
-                    test_hash='t' * 64, context='True',
-                    init='workdirs/mlvicx;workdirs/mlvicx;workdirs/mlvicx',
-                    init_tensors='122;122;122', init_sha256='mlvicx0;mlvicx1;mlvicx2',
-                    labelled_hash='part0.1_0;part0.1_1;part0.1_2', labelled_images='40;40;40')
+    expected = dict(
+        protocol='frozen',
+        share='0.1',
+        seeds='0;1;2',
+        split='test',
+        test_hash='t' * 64,
+        context='True',
+        init='workdirs/mlvicx;workdirs/mlvicx;workdirs/mlvicx',
+        init_tensors='122;122;122',
+        init_sha256='mlvicx0;mlvicx1;mlvicx2',
+        labelled_hash='part0.1_0;part0.1_1;part0.1_2',
+        labelled_images='40;40;40',
+    )
     assert {name: line[name] for name in expected} == expected
     for page in (tables.markdown(table), tables.html(table)):
         for text in ('t' * 16, 'mlvicx0', '122', 'part0.1_2', 'workdirs/mlvicx', 'random'):
@@ -268,7 +316,8 @@ def test_a_reader_of_the_files_never_finds_half_of_one(tmp_path, monkeypatch):
         tables.write(tmp_path / 'tables', made)
     assert (tmp_path / 'tables/table1.html').read_text() == before
     assert {'table1.md', 'table1.csv', 'table1.html', 'table2.md', 'table2.csv', 'table2.html'} <= {
-        path.name for path in (tmp_path / 'tables').iterdir()}
+        path.name for path in (tmp_path / 'tables').iterdir()
+    }
 
 
 def test_the_page_needs_nothing_outside_it_and_escapes_names(tmp_path):

@@ -47,8 +47,7 @@ def ours(config, views):
     """Parameters, loss and gradient of our program, in float64 up to the loss."""
     with jax.enable_x64():
         method = methods.create(config)
-        method = dataclasses.replace(
-            method, encoder=method.encoder.clone(dtype=jnp.float64, axis_name=None))
+        method = dataclasses.replace(method, encoder=method.encoder.clone(dtype=jnp.float64, axis_name=None))
         variables, _ = jax.jit(method.init)(jax.random.key(0))
         variables = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
         pair = dict(zip(('first', 'second'), views))
@@ -68,7 +67,7 @@ def to_torch(tree):
         if name.startswith('aggregation.') and array.ndim == 2:
             array = array[:, :, None, None]
         if name == 'expander_multi_level.linear1.weight':
-            array = array.reshape(len(array), reference.CELLS ** 2, -1).swapaxes(1, 2)
+            array = array.reshape(len(array), reference.CELLS**2, -1).swapaxes(1, 2)
             array = array.reshape(len(array), -1)
         tensors[name.replace('.project_', '.')] = torch.tensor(array)
     return tensors
@@ -78,12 +77,10 @@ def run(config, variant, views, ours):
     """Loss and {name: gradient} of a variant, uncompiled, with our weights and in float64."""
     images = np.zeros((BATCH, 80, 80), np.uint8)
     options = {'compiled': False} if variant == 'tuned' else {}
-    program = reference.VARIANTS[variant](
-        config, images, torch.device('cpu'), torch.float32, **options)
+    program = reference.VARIANTS[variant](config, images, torch.device('cpu'), torch.float32, **options)
     missing, unexpected = program.network.double().load_state_dict(to_torch(ours[0]), strict=False)
     assert not unexpected
-    assert all(name.endswith(('running_mean', 'running_var', 'num_batches_tracked'))
-               for name in missing)
+    assert all(name.endswith(('running_mean', 'running_var', 'num_batches_tracked')) for name in missing)
     pair = [reference.standardise(torch.tensor(view).permute(0, 3, 1, 2)) for view in views]
     loss = program.loss(*pair)
     loss.backward()
@@ -104,8 +101,10 @@ def worst(found, expected):
     """The greatest error of any leaf: of its greatest entry, of 1 at least for vectors, among
     which are the projections' biases. BatchNorm makes the loss blind to them."""
     assert found.keys() == expected.keys()
-    return max(((found[name] - leaf).abs().max() / max(leaf.abs().max(), leaf.ndim == 1)).item()
-               for name, leaf in expected.items())
+    return max(
+        ((found[name] - leaf).abs().max() / max(leaf.abs().max(), leaf.ndim == 1)).item()
+        for name, leaf in expected.items()
+    )
 
 
 def test_both_variants_have_one_loss_and_one_gradient(naive, tuned):
@@ -123,7 +122,8 @@ def test_they_are_ours(ours, tuned):
 @pytest.mark.parametrize('batch,width', [(8, 20), (20, 8)])
 def test_the_loss_is_ours(covariance, batch, width):
     z = np.float32(np.random.default_rng(0).normal(size=(2, batch, width))) * np.linspace(
-        0.1, 1.5, width, dtype=np.float32)
+        0.1, 1.5, width, dtype=np.float32
+    )
     expected, _ = VICReg()(*z)
     found = reference.vicreg(*torch.tensor(z), (25.0, 25.0, 1.0), covariance)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -132,8 +132,12 @@ def test_the_loss_is_ours(covariance, batch, width):
 @pytest.mark.parametrize('lars', [reference.lars_by_leaf, reference.lars_together])
 def test_lars_is_ours(config, lars):
     rng = np.random.default_rng(0)
-    leaves = lambda: {'a': rng.normal(size=(5, 3, 2)), 'b': rng.normal(size=4),
-                      'c': np.zeros((2, 2)), 'd': rng.normal(size=(3, 3))}
+    leaves = lambda: {
+        'a': rng.normal(size=(5, 3, 2)),
+        'b': rng.normal(size=4),
+        'c': np.zeros((2, 2)),
+        'd': rng.normal(size=(3, 3)),
+    }
     params, config = leaves(), config.optim.copy_and_resolve_references()
     config.weight_decay = 0.1  # for what ought not decay to be seen if it does
     with jax.enable_x64():
@@ -146,8 +150,13 @@ def test_lars_is_ours(config, lars):
             gradient = leaves()
             updates, state = optimizer.update(gradient, state, mine)
             mine = {name: np.asarray(mine[name] + updates[name]) for name in mine}
-            lars(theirs, [torch.tensor(leaf) for leaf in gradient.values()], momenta,
-                 torch.tensor(float(rate(step)), dtype=torch.float64), config.weight_decay)
+            lars(
+                theirs,
+                [torch.tensor(leaf) for leaf in gradient.values()],
+                momenta,
+                torch.tensor(float(rate(step)), dtype=torch.float64),
+                config.weight_decay,
+            )
     assert np.abs(mine['a'] - params['a']).max() > 1e-6
     for name, leaf in zip(mine, theirs):
         np.testing.assert_allclose(leaf, mine[name], rtol=1e-6, atol=1e-12, err_msg=name)
@@ -198,11 +207,31 @@ def test_as_many_parameters_as_ours():
 def test_worker_answers(variant, tmp_path):
     """Of `tuned`, without a C++ compiler: it says so and steps uncompiled."""
     process = subprocess.run(
-        [sys.executable, '-m', 'benchmarks.torch_reference', '--variant', variant, '--batch', '4',
-         '--size', '64', '--stored', '72', '--width', '2', '--expander', '8'],
-        cwd=ROOT, input='step\nstep\n', capture_output=True, text=True, timeout=100,
-        env=os.environ | {'CXX': str(tmp_path / 'none'), 'TORCHINDUCTOR_CACHE_DIR': str(tmp_path),
-                          'CUDA_VISIBLE_DEVICES': ''})
+        [
+            sys.executable,
+            '-m',
+            'benchmarks.torch_reference',
+            '--variant',
+            variant,
+            '--batch',
+            '4',
+            '--size',
+            '64',
+            '--stored',
+            '72',
+            '--width',
+            '2',
+            '--expander',
+            '8',
+        ],
+        cwd=ROOT,
+        input='step\nstep\n',
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ
+        | {'CXX': str(tmp_path / 'none'), 'TORCHINDUCTOR_CACHE_DIR': str(tmp_path), 'CUDA_VISIBLE_DEVICES': ''},
+    )
     assert process.returncode == 0, process.stderr
     ready, *steps, end = map(json.loads, process.stdout.splitlines())
     assert not ready['compiled'] and ready['first_step_s'] > 0

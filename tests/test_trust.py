@@ -14,19 +14,20 @@ import subprocess
 import sys
 import tomllib
 
-from absl import flags
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import config_flags
 import numpy as np
 import pytest
+from absl import flags
+from conftest import ROOT
+from flax import linen as nn
+from ml_collections import config_flags
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
-from conftest import ROOT
-from configs import base, classify, mlvicx, segment
 import tiny
-from mlvicx_jax import config as rules, train
+from configs import base, classify, mlvicx, segment
+from mlvicx_jax import config as rules
+from mlvicx_jax import train
 from mlvicx_jax.data import opening
 from mlvicx_jax.evaluation import classification, linear, metrics, trained
 from mlvicx_jax.methods import mlvicx as method_of_mlvicx
@@ -34,8 +35,14 @@ from mlvicx_jax.models.heads import ResizeProjectSum
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
 
 RECIPES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
-SOURCES = [ROOT / 'main.py', *(path for folder in ('mlvicx_jax', 'datasets', 'configs')
-                               for path in sorted((ROOT / folder).rglob('*.py')))]
+SOURCES = [
+    ROOT / 'main.py',
+    *(
+        path
+        for folder in ('mlvicx_jax', 'datasets', 'configs')
+        for path in sorted((ROOT / folder).rglob('*.py'))
+    ),
+]
 OURS = r'(mlvicx_jax|mlvicx_jax_datasets|configs)\b'
 
 
@@ -55,8 +62,9 @@ def rows():
 
 @functools.cache
 def functions(path):
-    return {node.name for node in ast.parse((ROOT / path).read_text()).body
-            if isinstance(node, ast.FunctionDef)}
+    return {
+        node.name for node in ast.parse((ROOT / path).read_text()).body if isinstance(node, ast.FunctionDef)
+    }
 
 
 def test_the_page_has_every_defect_and_every_leak():
@@ -88,9 +96,8 @@ class Levels(nn.Module):
     def __call__(self, images, train: bool):
         features = {}
         for i, level in enumerate(LEVELS):
-            step = 2 ** i
-            features[level] = nn.Dense(self.width * max(1, step // 2), name=level)(
-                images[:, ::step, ::step])
+            step = 2**i
+            features[level] = nn.Dense(self.width * max(1, step // 2), name=level)(images[:, ::step, ::step])
         return features | {'pooled': features['stage4'].mean((1, 2))}
 
 
@@ -126,8 +133,9 @@ def shapes(jaxpr):
 
 
 def test_the_released_aggregation_never_makes_its_common_grid():
-    features = {level: jnp.zeros((1, n, n, c)) for level, n, c in zip(
-        LEVELS, (112, 56, 28, 14, 7), (4, 4, 8, 16, 32))}
+    features = {
+        level: jnp.zeros((1, n, n, c)) for level, n, c in zip(LEVELS, (112, 56, 28, 14, 7), (4, 4, 8, 16, 32))
+    }
     module = ResizeProjectSum(features=24)
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), features))
     found = list(shapes(jax.make_jaxpr(module.apply)(variables, features).jaxpr))
@@ -136,13 +144,11 @@ def test_the_released_aggregation_never_makes_its_common_grid():
 
 def test_presets_have_the_values_of_the_paper_and_of_the_release():
     """As far as they state them; docs/results.md: why the paper's learning rate is not its own."""
-    shared = dict(alpha=25, beta=25, gamma=1, multi_level_weight=1, inv_reduce='mean',
-                  loss_heads='both')
+    shared = dict(alpha=25, beta=25, gamma=1, multi_level_weight=1, inv_reduce='mean', loss_heads='both')
     stated = {
-        'paper': (dict(aggregation='concat', widths=(2048,) * 3, last_norm=False, var_reduce='sum'),
-                  1e-5, 10),
-        'released': (dict(aggregation='sum', widths=(4096,) * 3, last_norm=True, var_reduce='mean'),
-                     1e-6, 0)}
+        'paper': (dict(aggregation='concat', widths=(2048,) * 3, last_norm=False, var_reduce='sum'), 1e-5, 10),
+        'released': (dict(aggregation='sum', widths=(4096,) * 3, last_norm=True, var_reduce='mean'), 1e-6, 0),
+    }
     for preset, (method, decay, degrees) in stated.items():
         config = mlvicx.get_config(preset)
         found = dict(config.method)
@@ -160,16 +166,19 @@ def test_initial_convolutions_are_kaiming_normal_over_their_outputs():
     assert len(kernels) == 20
     for path, w in kernels.items():
         expected = (2 / (w.shape[0] * w.shape[1] * w.shape[3])) ** 0.5
-        assert w.std() == pytest.approx(expected, rel=5 / w.size ** 0.5), path
-        assert abs(w.mean()) < 5 * expected / w.size ** 0.5, path
+        assert w.std() == pytest.approx(expected, rel=5 / w.size**0.5), path
+        assert abs(w.mean()) < 5 * expected / w.size**0.5, path
 
 
 # Entry point and configs
 
 
 def documents():
-    return [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')),
-            *sorted((ROOT / 'datasets').rglob('README.md'))]
+    return [
+        ROOT / 'README.md',
+        *sorted((ROOT / 'docs').glob('*.md')),
+        *sorted((ROOT / 'datasets').rglob('README.md')),
+    ]
 
 
 COMMAND = r'python {}((?: \\+\n +| [^\s`()]+)+)'
@@ -186,12 +195,13 @@ def test_commands_of_the_documents_are_ones_that_main_takes():
     own = re.findall(r"flags\.DEFINE_[si]\w+\('(\w+)'", (ROOT / 'main.py').read_text())
     count = 0
     for where, words in commands(r'main\.py', [*documents(), *(ROOT / 'configs').glob('*.py')]):
-        words = [f'--config={ROOT}/{word.removeprefix("--config=")}'
-                 if word.startswith('--config=') else word for word in words]
+        words = [
+            f'--config={ROOT}/{word.removeprefix("--config=")}' if word.startswith('--config=') else word
+            for word in words
+        ]
         rest = [word for word in words if not re.match(f'--({"|".join(own)})=', word)]
         values = flags.FlagValues()
-        holder = config_flags.DEFINE_config_file('config', flag_values=values,
-                                                 sys_argv=['main.py', *rest])
+        holder = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['main.py', *rest])
         assert not values(['main.py', *rest])[1:], (where, words)
         if values[holder.name].value.task != 'tables':
             rules.check(values[holder.name].value)
@@ -227,8 +237,11 @@ def leaves(tree, prefix=''):
 
 def test_every_field_of_a_config_is_read_somewhere():
     """Elsewhere than where its value is checked and where an older run's is filled in."""
-    code = '\n'.join(path.read_text() for path in (ROOT / 'mlvicx_jax').rglob('*.py')
-                     if path.name not in ('config.py', 'workdir.py'))
+    code = '\n'.join(
+        path.read_text()
+        for path in (ROOT / 'mlvicx_jax').rglob('*.py')
+        if path.name not in ('config.py', 'workdir.py')
+    )
     unread = {name for name in leaves(base.get_config()) if not re.search(rf'\b{name}\b', code)}
     assert not unread
 
@@ -248,7 +261,8 @@ def test_all_that_is_imported_from_this_project_exists():
             for alias in node.names:
                 name = f'{node.module}.{alias.name}'
                 assert hasattr(module, alias.name) or (
-                    hasattr(module, '__path__') and importlib.util.find_spec(name)), (path, name)
+                    hasattr(module, '__path__') and importlib.util.find_spec(name)
+                ), (path, name)
                 count += 1
     assert count > 200
 
@@ -267,12 +281,16 @@ def test_every_import_is_declared():
     missing = set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
-            names = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
-                     [node.module] if isinstance(node, ast.ImportFrom) and not node.level else [])
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom) and not node.level
+                else []
+            )
             for name in {name.partition('.')[0] for name in names}:
                 known = {plain(d) for d in distributions.get(name, [name])}
-                if not known & declared and not re.match(OURS, name) and (
-                        name not in sys.stdlib_module_names):
+                if not known & declared and not re.match(OURS, name) and (name not in sys.stdlib_module_names):
                     missing.add(f'{path.relative_to(ROOT)}: {name}')
     assert not missing
 
@@ -285,7 +303,8 @@ def test_an_installation_has_every_file_that_the_program_reads():
             if path.is_file() and '__pycache__' not in path.parts:
                 parts = path.parent.relative_to(ROOT / folder).parts
                 if '.'.join([package, *parts]) not in setuptools['packages'] or not any(
-                        fnmatch.fnmatch(path.name, pattern) for pattern in patterns):
+                    fnmatch.fnmatch(path.name, pattern) for pattern in patterns
+                ):
                     absent.append(str(path.relative_to(ROOT)))
     assert not absent
 
@@ -300,8 +319,11 @@ def test_the_licence_is_there_and_is_the_one_that_is_said():
 
 
 def test_downstream_recipes_have_the_papers_values_and_keep_the_bottlenecks():
-    for name, values in {'nih_chestxray14': (64, 1e-5), 'vinbig_cxr': (16, 1e-3),
-                         'rsna_pneumonia': (16, 1e-3)}.items():
+    for name, values in {
+        'nih_chestxray14': (64, 1e-5),
+        'vinbig_cxr': (16, 1e-3),
+        'rsna_pneumonia': (16, 1e-3),
+    }.items():
         config = classify.get_config(f'dataset={name}')
         assert (config.batch_size, config.optim.learning_rate) == values
         assert not config.optim.scale_with_batch and config.optim.final_factor == 1
@@ -329,12 +351,11 @@ def test_each_figure_is_the_metric_of_its_name_at_thresholds_of_validation():
     names = ['Nodule', 'Mass']
     labels, held = rng.integers(0, 2, (2, 60, 2))
     scores, test = (0.4 * rng.random((60, 2)) + 0.3 * y for y in (labels, held))
-    test = test ** 2  # another scale: thresholds of the test images would be others
+    test = test**2  # another scale: thresholds of the test images would be others
     found = classification.judge(names, labels, scores, held, test, np.arange(60).astype(str))
     for i, name in enumerate(names):
         assert found['auroc'][name] == pytest.approx(roc_auc_score(held[:, i], test[:, i]))
-        assert found['auprc'][name] == pytest.approx(
-            average_precision_score(held[:, i], test[:, i]))
+        assert found['auprc'][name] == pytest.approx(average_precision_score(held[:, i], test[:, i]))
         for metric, oracle in (('f1', f1_score), ('accuracy', accuracy_score)):
             cut = getattr(metrics, f'{metric}_threshold')(labels, scores)[i]
             assert found[metric][name] == pytest.approx(oracle(held[:, i], test[:, i] >= cut))
@@ -358,15 +379,14 @@ def test_the_best_of_a_run_that_got_worse_is_read_back_and_judged(data_dir, tmp_
     monkeypatch.setattr(classification.Evaluation, 'at', at)
     monkeypatch.setattr(classification.Evaluation, 'results', results)
     assert train.train(config, tmp_path) == 0
-    (state, numbers), = judged
+    ((state, numbers),) = judged
     assert numbers['validation/auroc'] == 0.9
     assert json.loads((tmp_path / 'results.json').read_text())['step'] == 2
     kept = trained.load(tmp_path).variables['params']
     for found in (state, kept):
         for path, leaf in tiny.leaves(found).items():
             assert leaf.tobytes() == tiny.leaves(params[1])[path].tobytes(), path
-    assert not np.array_equal(params[1]['encoder']['conv1']['kernel'],
-                              params[3]['encoder']['conv1']['kernel'])
+    assert not np.array_equal(params[1]['encoder']['conv1']['kernel'], params[3]['encoder']['conv1']['kernel'])
 
 
 def test_the_best_linear_layer_is_the_one_that_comes_back():
@@ -389,23 +409,43 @@ def test_the_best_linear_layer_is_the_one_that_comes_back():
 
 
 RUNS = {
-    'classify': ['--config=configs/classify.py:dataset=phantom_cxr,protocol=frozen,fraction=0.6',
-                 '--config.optim.learning_rate=0.01'],
-    'segment': ['--config=configs/segment.py:dataset=phantom_cxr,protocol=frozen,structures=heart']}
+    'classify': [
+        '--config=configs/classify.py:dataset=phantom_cxr,protocol=frozen,fraction=0.6',
+        '--config.optim.learning_rate=0.01',
+    ],
+    'segment': ['--config=configs/segment.py:dataset=phantom_cxr,protocol=frozen,structures=heart'],
+}
 
 
 @pytest.mark.parametrize('task', RUNS)
 def test_a_downstream_task_runs_from_its_command_to_its_results(task, data_dir, tmp_path):
     small = tiny.get_config()
-    fields = {'data.data_dir': data_dir, 'data.options.patients': small.data.options.patients,
-              'data.stored_size': small.data.stored_size, 'data.image_size': small.data.image_size,
-              'data.validation_fraction': 0.3, 'model.width': small.model.width, 'batch_size': 8,
-              'eval.batch_size': 8, 'total_steps': 2, 'eval_every_steps': 1,
-              'eval_every_epochs': 0}
+    fields = {
+        'data.data_dir': data_dir,
+        'data.options.patients': small.data.options.patients,
+        'data.stored_size': small.data.stored_size,
+        'data.image_size': small.data.image_size,
+        'data.validation_fraction': 0.3,
+        'model.width': small.model.width,
+        'batch_size': 8,
+        'eval.batch_size': 8,
+        'total_steps': 2,
+        'eval_every_steps': 1,
+        'eval_every_epochs': 0,
+    }
     ended = subprocess.run(
-        [sys.executable, 'main.py', *RUNS[task], f'--workdir={tmp_path}',
-         *(f'--config.{name}={value}' for name, value in fields.items())],
-        cwd=ROOT, env=os.environ | {'JAX_NUM_CPU_DEVICES': '1'}, capture_output=True, text=True)
+        [
+            sys.executable,
+            'main.py',
+            *RUNS[task],
+            f'--workdir={tmp_path}',
+            *(f'--config.{name}={value}' for name, value in fields.items()),
+        ],
+        cwd=ROOT,
+        env=os.environ | {'JAX_NUM_CPU_DEVICES': '1'},
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == 0, ended.stderr[-3000:]
     results = json.loads((tmp_path / 'results.json').read_text())
     assert (results['task'], results['protocol'], results['init']) == (task, 'frozen', '')

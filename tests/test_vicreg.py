@@ -1,9 +1,8 @@
 """VICReg as a method: its loss against NumPy, constant embeddings, and its expander."""
 
+import heads
 import jax
 import numpy as np
-
-import heads
 
 
 def loss(z1, z2):
@@ -40,5 +39,9 @@ def test_expander_ends_without_bias_and_norm():
     shapes = jax.tree.map(np.shape, jax.eval_shape(method.init_network, jax.random.key(0)))
     affine = lambda width: {'scale': (width,), 'bias': (width,)}
     assert shapes['params']['projector'] == {
-        'linear1': {'kernel': (3 * heads.PIXELS ** 2, 12)}, 'bn1': affine(12),
-        'linear2': {'kernel': (12, 10)}, 'bn2': affine(10), 'linear3': {'kernel': (10, 6)}}
+        'linear1': {'kernel': (3 * heads.PIXELS**2, 12)},
+        'bn1': affine(12),
+        'linear2': {'kernel': (12, 10)},
+        'bn2': affine(10),
+        'linear3': {'kernel': (10, 6)},
+    }

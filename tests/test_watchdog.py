@@ -7,13 +7,13 @@ import sys
 import time
 
 import pytest
-
-from conftest import ROOT
 import several
+from conftest import ROOT
+
 from mlvicx_jax.watchdog import STALLED
 
 LIMIT = 4.0  # seconds
-PROGRAM = '''
+PROGRAM = """
 import os, signal, sys, time
 import jax, jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -35,22 +35,24 @@ with Watchdog(workdir, float(limit)) as watchdog:
             if fate == 'slow':
                 time.sleep(1000)
             os.kill(os.getpid(), signal.SIGKILL if fate == 'killed' else signal.SIGSTOP)
-'''
+"""
 
 
 def start(workdir, count, victim, fate):
     address = several.free_address()
-    return several.processes(
-        PROGRAM, [(address, count, i, workdir, LIMIT, victim, fate) for i in range(count)])
+    return several.processes(PROGRAM, [(address, count, i, workdir, LIMIT, victim, fate) for i in range(count)])
 
 
-@pytest.mark.parametrize('count,victim,fate,words', [
-    (2, 1, 'killed', 'no sign of life from process 1'),
-    (2, 1, 'frozen', 'no sign of life from process 1'),
-    (2, 1, 'slow', 'still at an earlier step: process 1'),
-    (4, 2, 'killed', 'no sign of life from process 2'),
-    (4, 2, 'frozen', 'no sign of life from process 2'),
-])
+@pytest.mark.parametrize(
+    'count,victim,fate,words',
+    [
+        (2, 1, 'killed', 'no sign of life from process 1'),
+        (2, 1, 'frozen', 'no sign of life from process 1'),
+        (2, 1, 'slow', 'still at an earlier step: process 1'),
+        (4, 2, 'killed', 'no sign of life from process 2'),
+        (4, 2, 'frozen', 'no sign of life from process 2'),
+    ],
+)
 def test_the_others_end_and_name_it(count, victim, fate, words, tmp_path):
     with start(tmp_path, count, victim, fate) as processes:
         for i, process in enumerate(processes):
@@ -69,14 +71,21 @@ def test_a_run_that_ends_well_leaves_no_sign_of_life(tmp_path):
 
 
 def test_one_process_alone_ends_with_its_stacks(tmp_path):
-    program = ('import sys, time\nfrom mlvicx_jax.watchdog import Watchdog\n'
-               'with Watchdog(sys.argv[1], 1.0) as watchdog:\n'
-               '    watchdog.enter(1)\n'
-               '    time.sleep(2)  # compiles\n'
-               '    watchdog.enter(2)\n'
-               '    time.sleep(1000)\n')
+    program = (
+        'import sys, time\nfrom mlvicx_jax.watchdog import Watchdog\n'
+        'with Watchdog(sys.argv[1], 1.0) as watchdog:\n'
+        '    watchdog.enter(1)\n'
+        '    time.sleep(2)  # compiles\n'
+        '    watchdog.enter(2)\n'
+        '    time.sleep(1000)\n'
+    )
     began = time.monotonic()
-    ended = subprocess.run([sys.executable, '-c', program, tmp_path], capture_output=True, text=True,
-                           env=os.environ | {'PYTHONPATH': str(ROOT)}, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, '-c', program, tmp_path],
+        capture_output=True,
+        text=True,
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        timeout=120,
+    )
     assert ended.returncode == STALLED and time.monotonic() - began > 3
     assert 'the last was step 2' in ended.stderr and 'File "<string>", line 7 in <module>' in ended.stderr

@@ -7,16 +7,17 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec as P
 import numpy as np
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
-from mlvicx_jax import methods, optim, parallel, state as states
+from mlvicx_jax import methods, optim, parallel
+from mlvicx_jax import state as states
 from mlvicx_jax.checkpoint import Checkpoints
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.step import make_train_step
-
 
 # What is smaller here than in the method's own recipe.
 METHOD = {
@@ -60,8 +61,10 @@ def get_config(argument=''):
 
 def leaves(state):
     """{path: NumPy array} of a state."""
-    return {jax.tree_util.keystr(path): np.asarray(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
 
 
 def assert_close(actual, expected, tolerance):
@@ -97,13 +100,14 @@ def train_in_double(argument, data_dir, devices, steps=6, again=None):
     method = dataclasses.replace(method, encoder=method.encoder.clone(dtype=jnp.float64))
     options = {'size': config.data.stored_size, **config.data.options}
     split = open_dataset(config.data.name, data_dir, None, options).splits['train']
-    optimizer = optim.create(config.optim, config.batch_size, len(split) // config.batch_size,
-                             config.total_steps)
+    optimizer = optim.create(
+        config.optim, config.batch_size, len(split) // config.batch_size, config.total_steps
+    )
     mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     double = jax.jit(
-        lambda state: jax.tree.map(
-            lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state),
-        out_shardings=parallel.replicated(mesh))
+        lambda state: jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state),
+        out_shardings=parallel.replicated(mesh),
+    )
     state = double(states.create(method, optimizer, config.seed, parallel.replicated(mesh)))
     first = jax.tree.map(np.asarray, state)
     like = jax.tree.map(jnp.copy, state)  # the step gives its state's buffers away
@@ -111,8 +115,9 @@ def train_in_double(argument, data_dir, devices, steps=6, again=None):
 
     def run(state, until):
         start = int(state.step)
-        stream = pipeline.train_batches(split, config.batch_size, config.seed, start,
-                                        jax.process_index(), jax.process_count())
+        stream = pipeline.train_batches(
+            split, config.batch_size, config.seed, start, jax.process_index(), jax.process_count()
+        )
         for batch in itertools.islice(stream, until - start):
             arrays = parallel.to_global({name: batch[name] for name in ('image', 'labels')}, mesh)
             state, metrics, out = train_step(state, arrays)
@@ -138,20 +143,29 @@ def one_pass(method, views, key):
     """
     variables, state = jax.jit(method.init)(jax.random.key(0))
     mesh = jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-    forward = jax.shard_map(method.forward, mesh=mesh, in_specs=(P(), P(), P(AXIS), P()),
-                            out_specs=(P(AXIS), P(), P()))
+    forward = jax.shard_map(
+        method.forward, mesh=mesh, in_specs=(P(), P(), P(AXIS), P()), out_specs=(P(AXIS), P(), P())
+    )
 
     @jax.jit
     def run(variables, state):
         def loss(params, key_params):
             key_network = state['key'] | {'params': key_params}
-            out, stats, new = forward(
-                variables | {'params': params}, state | {'key': key_network}, views, key)
+            out, stats, new = forward(variables | {'params': params}, state | {'key': key_network}, views, key)
             return method.loss(out, state)[0], (out, stats, new)
+
         (_, aux), gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)(
-            variables['params'], state['key']['params'])
+            variables['params'], state['key']['params']
+        )
         return *aux, gradient
 
     out, stats, new, gradient = jax.tree.map(np.asarray, run(variables, state))
-    return dict(variables=variables, state=state, views=jax.tree.map(np.asarray, views), out=out,
-                stats=stats, new=new, gradient=gradient)
+    return dict(
+        variables=variables,
+        state=state,
+        views=jax.tree.map(np.asarray, views),
+        out=out,
+        stats=stats,
+        new=new,
+        gradient=gradient,
+    )

@@ -8,23 +8,36 @@ import re
 import tensorflow_datasets.public_api as tfds
 
 from mlvicx_jax.errors import UserError
+
 from .. import nih_lists, release, schema
 from ..nih_lists import LISTS
 from ..release import some
 
 # The order of the data set's paper and CSV documentation; 'No Finding' is NIH's own fifteenth.
 LABELS = (
-    'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia',
-    'Pneumothorax', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening',
-    'Hernia', 'No Finding')
+    'Atelectasis',
+    'Cardiomegaly',
+    'Effusion',
+    'Infiltration',
+    'Mass',
+    'Nodule',
+    'Pneumonia',
+    'Pneumothorax',
+    'Consolidation',
+    'Edema',
+    'Emphysema',
+    'Fibrosis',
+    'Pleural_Thickening',
+    'Hernia',
+    'No Finding',
+)
 VIEWS, SEXES = schema.VIEWS, schema.SEXES
 TABLES = ('Data_Entry_2017_v2020.csv', 'Data_Entry_2017.csv')  # the corrected one first
 BOXES = 'BBox_List_2017.csv'
 BOX_FRAME = 1024  # pixels: every image of the release is 1024 x 1024, and boxes are given in it
 ARCHIVES = 12  # images_001.tar.gz to images_012.tar.gz
 
-_COLUMNS = ('Image Index', 'Finding Labels', 'Patient ID', 'Patient Age', 'Patient Gender',
-            'View Position')
+_COLUMNS = ('Image Index', 'Finding Labels', 'Patient ID', 'Patient Age', 'Patient Gender', 'View Position')
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,6 +48,7 @@ class Config(release.Config):
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One row of the table."""
+
     labels: tuple[str, ...]
     patient_id: str
     age: int
@@ -51,7 +65,8 @@ class Builder(release.ReleaseBuilder):
         'images_001.tar.gz to images_012.tar.gz as downloaded, or unpacked images/ (or '
         'images_001/images .. images_012/images), and Data_Entry_2017_v2020.csv, '
         'train_val_list.txt, test_list.txt and BBox_List_2017.csv. Without any download, '
-        '--config.data.name=phantom_cxr and configs/quickstart.py run on made-up radiographs.')
+        '--config.data.name=phantom_cxr and configs/quickstart.py run on made-up radiographs.'
+    )
 
     def _info(self) -> tfds.core.DatasetInfo:
         return schema.info(self, LABELS, 'https://nihcc.app.box.com/v/ChestXray-NIHCC')
@@ -70,8 +85,11 @@ class Builder(release.ReleaseBuilder):
 
         def record(image_id: str) -> release.Record:
             return release.Record(
-                image_id, path=paths and paths[image_id], boxes=tuple(boxes.get(image_id, ())),
-                **dataclasses.asdict(table[image_id]))
+                image_id,
+                path=paths and paths[image_id],
+                boxes=tuple(boxes.get(image_id, ())),
+                **dataclasses.asdict(table[image_id]),
+            )
 
         return {split: [record(image_id) for image_id in ids] for split, ids in lists.items()}
 
@@ -87,9 +105,13 @@ def _read_table(root: pathlib.Path) -> dict[str, Entry]:
         labels = tuple(_finding(f, where) for f in findings.split('|'))
         if not patient_id.isdecimal():
             raise UserError(f'{where}: Patient ID is {patient_id!r}, expected digits')
-        table[image_id] = Entry(labels, str(int(patient_id)), _age(age, where),
-                                sex if sex in SEXES else 'unknown',
-                                view if view in VIEWS else 'unknown')
+        table[image_id] = Entry(
+            labels,
+            str(int(patient_id)),
+            _age(age, where),
+            sex if sex in SEXES else 'unknown',
+            view if view in VIEWS else 'unknown',
+        )
     return table
 
 
@@ -97,9 +119,11 @@ def _read_boxes(path: pathlib.Path) -> dict[str, list[release.Box]]:
     """Boxes per image; the header has four names too few, of which three are empty."""
     header, rows = release.read_csv(path)
     start = next((i for i, name in enumerate(header) if name.startswith('Bbox')), None)
-    for name, found in (('Image Index', 'Image Index' in header),
-                        ('Finding Label', 'Finding Label' in header),
-                        ('Bbox [x,y,w,h]', start is not None)):
+    for name, found in (
+        ('Image Index', 'Image Index' in header),
+        ('Finding Label', 'Finding Label' in header),
+        ('Bbox [x,y,w,h]', start is not None),
+    ):
         if not found:
             raise UserError(f'{path}: no column {name!r} (found: {", ".join(header)})')
     boxes = collections.defaultdict(list)
@@ -108,10 +132,10 @@ def _read_boxes(path: pathlib.Path) -> dict[str, list[release.Box]]:
         try:
             name, finding = row[header.index('Image Index')], row[header.index('Finding Label')]
         except IndexError:
-            raise UserError(f'{where}: {",".join(row)!r}, expected an image, a finding and four '
-                            'numbers') from None
-        boxes[name].append(release.read_box(
-            _finding(finding, where), row[start:start + 4], where, BOX_FRAME))
+            raise UserError(
+                f'{where}: {",".join(row)!r}, expected an image, a finding and four numbers'
+            ) from None
+        boxes[name].append(release.read_box(_finding(finding, where), row[start : start + 4], where, BOX_FRAME))
     return boxes
 
 
@@ -126,39 +150,52 @@ def _find_images(root: pathlib.Path) -> dict[str, pathlib.Path] | None:
 def _find_archives(root: pathlib.Path, official: bool) -> list[pathlib.Path]:
     archives = sorted([*root.glob('images_*.tar.gz'), *root.glob('images_*.tgz')])
     if not archives:
-        raise UserError(f'{root}: neither images_001.tar.gz nor images/ nor images_001/images is '
-                        'there; put the image archives into manual_dir, or unpack them there')
+        raise UserError(
+            f'{root}: neither images_001.tar.gz nor images/ nor images_001/images is '
+            'there; put the image archives into manual_dir, or unpack them there'
+        )
     if official:  # then every image is needed, and which archive is missing can be told at once
         numbers = {int(m[1]) for a in archives if (m := re.match(r'images_0*(\d+)', a.name))}
         absent = [f'images_{n:03}.tar.gz' for n in range(1, ARCHIVES + 1) if n not in numbers]
         if absent:
-            raise UserError(f'{root}: {some(absent)} not there; fetch all {ARCHIVES} image '
-                            'archives')
+            raise UserError(f'{root}: {some(absent)} not there; fetch all {ARCHIVES} image archives')
     return archives
 
 
-def _check(root: pathlib.Path, table: dict[str, Entry], lists: dict[str, list[str]],
-           paths: dict[str, pathlib.Path] | None) -> None:
+def _check(
+    root: pathlib.Path,
+    table: dict[str, Entry],
+    lists: dict[str, list[str]],
+    paths: dict[str, pathlib.Path] | None,
+) -> None:
     """What only several files together can tell."""
     for split, ids in lists.items():
         unknown = [i for i in ids if i not in table]
         if unknown:
-            raise UserError(f'{root / LISTS[split]}: {some(unknown)} not in the table '
-                            f'({" or ".join(TABLES)}); use lists and table of one release')
+            raise UserError(
+                f'{root / LISTS[split]}: {some(unknown)} not in the table '
+                f'({" or ".join(TABLES)}); use lists and table of one release'
+            )
         # What archives hold is known only once they are read.
         absent = [] if paths is None else [i for i in ids if i not in paths]
         if absent:
-            raise UserError(f'{root / LISTS[split]}: no image file for {some(absent)}; unpack all '
-                            'twelve image archives, or take the names off the list')
+            raise UserError(
+                f'{root / LISTS[split]}: no image file for {some(absent)}; unpack all '
+                'twelve image archives, or take the names off the list'
+            )
     shared = set(lists['train_val']) & set(lists['test'])
     if shared:
-        raise UserError(f'{root}: {some(shared)} both in {LISTS["train_val"]} and '
-                        f'{LISTS["test"]}; an image may be in one list only')
+        raise UserError(
+            f'{root}: {some(shared)} both in {LISTS["train_val"]} and '
+            f'{LISTS["test"]}; an image may be in one list only'
+        )
     patients = [{table[i].patient_id for i in ids} for ids in lists.values()]
     shared = patients[0] & patients[1]
     if shared:
-        raise UserError(f'{root}: patient {some(shared)} both in {LISTS["train_val"]} and '
-                        f'{LISTS["test"]}; a patient may be in one list only')
+        raise UserError(
+            f'{root}: patient {some(shared)} both in {LISTS["train_val"]} and '
+            f'{LISTS["test"]}; a patient may be in one list only'
+        )
 
 
 def _finding(text: str, where: str) -> str:

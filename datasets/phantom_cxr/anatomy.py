@@ -103,8 +103,16 @@ _WALL_X = np.array([40, 66, 86, 108, 126, 136, 142, 143, 140.0])
 class Chest:
     """One person's chest in one pose: contours, and maps [G, G] of thickness in mm."""
 
-    def __init__(self, patient: Patient, pose: Pose, canvas: Canvas, rng: np.random.Generator,
-                 heart: float = 1.0, flat: float = 0.0, lower: float = 0.0):
+    def __init__(
+        self,
+        patient: Patient,
+        pose: Pose,
+        canvas: Canvas,
+        rng: np.random.Generator,
+        heart: float = 1.0,
+        flat: float = 0.0,
+        lower: float = 0.0,
+    ):
         """`heart` scales its width, `flat` (0..1) flattens the domes, `lower` (mm) sinks them."""
         self.patient, self.pose, self.canvas = patient, pose, canvas
         self.heart_factor = heart * patient.heart * pose.heart_scale
@@ -140,17 +148,27 @@ class Chest:
         h = self.patient.height
         ys = np.array([-100, -60, -20, 30, 90, 150.0]) * h
         wall = np.stack([self.wall(ys), ys], 1)
-        top = np.array([[14, 150], [13, 40], [18, -40], [24, -90], [31, -122], [49, -142],
-                        [70, -131]])
+        top = np.array([[14, 150], [13, 40], [18, -40], [24, -90], [31, -122], [49, -142], [70, -131]])
         points = np.concatenate([top * (1, h), wall])
         return spline(points, closed=True) * (side, 1)
 
     def above(self, side: int) -> np.ndarray:
         """All above one diaphragm, a polygon: medial edge, dome, costophrenic angle, wall."""
         d, a, w = self.dome[side], self.angle[side], float(self.wall(self.angle[side]))
-        line = spline(np.array([[-30, d + 16], [8, d + 13], [40, d + 2], [0.5 * w, d],
-                                [0.72 * w, d + 0.14 * (a - d)], [0.88 * w, d + 0.5 * (a - d)],
-                                [w, a], [w + 30, a + 30]]))
+        line = spline(
+            np.array(
+                [
+                    [-30, d + 16],
+                    [8, d + 13],
+                    [40, d + 2],
+                    [0.5 * w, d],
+                    [0.72 * w, d + 0.14 * (a - d)],
+                    [0.88 * w, d + 0.5 * (a - d)],
+                    [w, a],
+                    [w + 30, a + 30],
+                ]
+            )
+        )
         return np.concatenate([line, [[w + 30, -260], [-30, -260]]]) * (side, 1)
 
     def _draw_lungs(self):
@@ -167,15 +185,45 @@ class Chest:
         c, p, k = self.canvas, self.patient, self.heart_factor
         low = 0.5 * (self.dome[-1] + self.dome[1])
         size = 0.5 + 0.5 * k
-        heart = np.array([[-22, -62], [-40, -40], [-47, -8], [-36, 16], [20, 24], [66, 20], [83, 2],
-                          [80, -26], [62, -55], [40, -78], [20, -88], [0, -80]], np.float64)
+        heart = np.array(
+            [
+                [-22, -62],
+                [-40, -40],
+                [-47, -8],
+                [-36, 16],
+                [20, 24],
+                [66, 20],
+                [83, 2],
+                [80, -26],
+                [62, -55],
+                [40, -78],
+                [20, -88],
+                [0, -80],
+            ],
+            np.float64,
+        )
         heart = (heart - (8, 20)) * (k, size) + (8, 20 + low)
         self.heart = spline(self.shift(heart, 0.6), closed=True)
         h, g = p.height, p.knob
-        vessels = np.array([
-            [-26, -150 * h], [-29, -90], [-34, -60], [-34, -10], [-24, low - 10], [30, low - 5],
-            [38, low - 70], [34 + 4 * k, -30], [30 + 5 * k, -44], [25 + 4 * g, -56],
-            [26 + 12 * g, -68], [23 + 12 * g, -82], [28, -96], [26, -150 * h]], np.float64)
+        vessels = np.array(
+            [
+                [-26, -150 * h],
+                [-29, -90],
+                [-34, -60],
+                [-34, -10],
+                [-24, low - 10],
+                [30, low - 5],
+                [38, low - 70],
+                [34 + 4 * k, -30],
+                [30 + 5 * k, -44],
+                [25 + 4 * g, -56],
+                [26 + 12 * g, -68],
+                [23 + 12 * g, -82],
+                [28, -96],
+                [26, -150 * h],
+            ],
+            np.float64,
+        )
         self.mediastinum = spline(self.shift(vessels, 0.3), closed=True)
         self.heart_mask = c.fill(self.heart)
         centre = c.fill(self.mediastinum)
@@ -191,8 +239,9 @@ class Chest:
         high = p.height
         ys = np.array([-230, -195, -178, -165, -152, -138, -110, -60, 0, 60, 240]) * high
         wide = np.array([54, 60, 78, 118, 168, 200, 214, wall + 24, wall + 4, wall, wall + 10])
-        deep = np.array([105, 110, 118, 118, 120, 130, 0.8 * p.depth, p.depth, p.depth,
-                         p.depth, 1.04 * p.depth])
+        deep = np.array(
+            [105, 110, 118, 118, 120, 130, 0.8 * p.depth, p.depth, p.depth, p.depth, 1.04 * p.depth]
+        )
         half = np.interp(c.y, ys, wide).astype(np.float32)
         thick = np.interp(c.y, ys, deep).astype(np.float32)
         x = np.abs(c.x)
@@ -245,8 +294,9 @@ class Chest:
         clavicle = np.array([[16, -104], [48, -112], [95, -118 + tilt], [148, -124 + 1.6 * tilt]])
         clavicle = spline(self.shift(clavicle * mirror, 0.7))
         bone = 13 * c.fill(band(clavicle, 11.0)) - 5.5 * c.fill(band(clavicle, 7.0))
-        blade = np.array([[98, -120], [150, -128], [168, -112], [150, -70], [120, -5], [108, 5],
-                          [100, -20], [96, -80]])
+        blade = np.array(
+            [[98, -120], [150, -128], [168, -112], [150, -70], [120, -5], [108, 5], [100, -20], [96, -80]]
+        )
         blade = spline((blade + out) * mirror, closed=True)
         ridge = (np.array([[104, -92], [140, -118], [172, -132]]) + out) * mirror
         bone += 3.5 * c.fill(blade) + 7 * c.stroke([np.concatenate([blade, blade[:1]])], 2.2)
@@ -268,8 +318,8 @@ class Chest:
         wave = np.cos(2 * np.pi * phase)
         bone = bone + column * (7 + 6 * smoothstep(-wave, -0.8, 0.2))
         for s in (-1, 1):
-            bone += 5 * np.exp(-((x - s * 0.62 * half) / 3.2) ** 2) * np.clip(wave, 0, 1) ** 2
-        bone += 7 * np.exp(-(x / 3.0) ** 2) * np.clip(-wave, 0, 1)
+            bone += 5 * np.exp(-(((x - s * 0.62 * half) / 3.2) ** 2)) * np.clip(wave, 0, 1) ** 2
+        bone += 7 * np.exp(-((x / 3.0) ** 2)) * np.clip(-wave, 0, 1)
         manubrium = (np.abs(c.x - self.pose.yaw) < 16) & (c.y > -100 * p.height) & (c.y < 20)
         return bone + c.blur(3.0 * manubrium.astype(np.float32), 2.5)
 

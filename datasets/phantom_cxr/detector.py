@@ -100,8 +100,8 @@ def collimate(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     u = rng.random(6)
     if u[0] < 0.3:
         edges = (np.array([0.05, 0.04, 0.06, 0.05]) * u[1:5] * grid).astype(int)
-        keep[:edges[0]] = keep[grid - edges[1]:] = False
-        keep[:, :edges[2]] = keep[:, grid - edges[3]:] = False
+        keep[: edges[0]] = keep[grid - edges[1] :] = False
+        keep[:, : edges[2]] = keep[:, grid - edges[3] :] = False
     return keep
 
 

@@ -10,8 +10,16 @@ import numpy as np
 from .anatomy import Chest
 from .geometry import ellipse, smoothstep, spline
 
-FINDINGS = ('Cardiomegaly', 'Effusion', 'Pneumothorax', 'Nodule', 'Mass', 'Consolidation',
-            'Emphysema', 'Fibrosis')
+FINDINGS = (
+    'Cardiomegaly',
+    'Effusion',
+    'Pneumothorax',
+    'Nodule',
+    'Mass',
+    'Consolidation',
+    'Emphysema',
+    'Fibrosis',
+)
 LABELS = (*FINDINGS, 'No Finding')
 
 # A patient is healthy or has one of four diseases: its chance, and with it that of each finding.
@@ -173,7 +181,7 @@ class Lesions:
         weight = c.blur(zone * rim * patchy, 3.0) * both
         field = c.blur(c.noise(rng, 3.0), 2.6)
         field = field - c.blur(field, 7.0)
-        net = np.exp(-(field / (0.35 * float(field.std()))) ** 2)
+        net = np.exp(-((field / (0.35 * float(field.std()))) ** 2))
         self.soft += np.clip(weight, 0, 1) * (rng.uniform(14, 24) * net + 2.0)
         return weight > 0.35
 

@@ -18,7 +18,7 @@ def spline(points: np.ndarray, closed: bool = False, steps: int = 8) -> np.ndarr
         p = np.concatenate([p[-1:], p, p[:2]])
     else:
         p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-    a, b, c, d = (p[i:len(p) - 3 + i, None] for i in range(4))
+    a, b, c, d = (p[i : len(p) - 3 + i, None] for i in range(4))
     t = (np.arange(steps) / steps)[None, :, None]
     curve = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
     curve = curve.reshape(-1, 2)

@@ -1,25 +1,29 @@
 """The embedded data set: procedural chest radiographs with exact labels, masks and boxes."""
 
-from collections.abc import Iterable, Iterator
 import dataclasses
 import os
+from collections.abc import Iterable, Iterator
 
 import tensorflow_datasets.public_api as tfds
 
 from mlvicx_jax.errors import UserError
+
 from .. import radiograph, release, schema
 from . import render
 from .findings import FINDINGS, LABELS
 
 # Feature and bits of each; `anatomy` has the lungs apart, in bits 0 and 1.
 STRUCTURES = {finding: ('mask', 1 << k) for k, finding in enumerate(FINDINGS)} | {
-    'lungs': ('anatomy', 0b011), 'heart': ('anatomy', 0b100)}
+    'lungs': ('anatomy', 0b011),
+    'heart': ('anatomy', 0b100),
+}
 TEST_EVERY = 5  # each fifth patient is a test patient, whatever the number of patients
 
 
 @dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
     """Side of the images in pixels, number of patients (1 to 4 images each), and seed."""
+
     name: str = ''
     size: int = 256
     patients: int = 800
@@ -29,11 +33,11 @@ class Config(tfds.core.BuilderConfig):
         for field, least in (('size', 16), ('patients', TEST_EVERY), ('seed', 0)):
             value = getattr(self, field)
             if not isinstance(value, int) or value < least:
-                raise UserError(f'phantom_cxr: option {field} is {value!r}; give a whole number, '
-                                f'{least} or more')
+                raise UserError(
+                    f'phantom_cxr: option {field} is {value!r}; give a whole number, {least} or more'
+                )
         self.name = f'{self.size}_p{self.patients}_s{self.seed}'
-        self.description = (f'{self.patients} patients, {self.size} x {self.size} pixels, '
-                            f'seed {self.seed}')
+        self.description = f'{self.patients} patients, {self.size} x {self.size} pixels, seed {self.seed}'
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -48,13 +52,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         everyone = range(self.builder_config.patients)
-        test = everyone[TEST_EVERY - 1::TEST_EVERY]
-        return {'train_val': self._generate_examples(
-                    'train_val', [p for p in everyone if p not in test]),
-                'test': self._generate_examples('test', test)}
+        test = everyone[TEST_EVERY - 1 :: TEST_EVERY]
+        return {
+            'train_val': self._generate_examples('train_val', [p for p in everyone if p not in test]),
+            'test': self._generate_examples('test', test),
+        }
 
-    def _generate_examples(self, split: str,
-                           patients: Iterable[int]) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self, split: str, patients: Iterable[int]) -> Iterator[tuple[str, dict]]:
         size, seed = self.builder_config.size, self.builder_config.seed
 
         def example(number: tuple[int, int]) -> tuple[str, dict]:
@@ -69,13 +73,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 'view': shot.view,
                 'sex': shot.sex,
                 'age': shot.age,
-                'bboxes': [{'bbox': tfds.features.BBox(*box), 'label': LABELS[k]}
-                           for k, *box in shot.boxes],
+                'bboxes': [{'bbox': tfds.features.BBox(*box), 'label': LABELS[k]} for k, *box in shot.boxes],
                 'mask': radiograph.encode_png(shot.mask),
                 'anatomy': radiograph.encode_png(shot.anatomy),
             }
 
-        numbers = [(patient, image) for patient in patients
-                   for image in range(render.person(seed, patient).images)]
+        numbers = [
+            (patient, image) for patient in patients for image in range(render.person(seed, patient).images)
+        ]
         examples = radiograph.parallel_map(example, numbers, os.cpu_count() or 1)
         yield from release.progress(examples, len(numbers), f'{self.name} {split}')

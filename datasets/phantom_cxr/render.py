@@ -74,13 +74,12 @@ def render(seed: int, patient: int, image: int, size: int) -> Example:
 
     lungs = [chest.lung_mask[-1] > 0.5, chest.lung_mask[1] > 0.5, chest.heart_mask > 0.5]
     masks = lesions.masks & keep
-    masks = [_without_specks(plane, SMALLEST_MM2 * canvas.per_mm ** 2) for plane in masks]
+    masks = [_without_specks(plane, SMALLEST_MM2 * canvas.per_mm**2) for plane in masks]
     mask = _pack(masks, size)
     labels = np.zeros(len(LABELS), np.uint8)
     labels[:-1] = [plane.any() for plane in masks]
     labels[-1] = not labels.any()
-    return Example(picture, labels, mask, _pack(lungs, size), boxes(mask), pose.view, traits.sex,
-                   traits.age)
+    return Example(picture, labels, mask, _pack(lungs, size), boxes(mask), pose.view, traits.sex, traits.age)
 
 
 def _optical_depth(chest: Chest, lesions: Lesions, rng: np.random.Generator) -> np.ndarray:
@@ -101,8 +100,12 @@ def _optical_depth(chest: Chest, lesions: Lesions, rng: np.random.Generator) -> 
     air = canvas.blur(air, 1.5) * (1 - chest.lung_mask[1])
     soft = np.maximum(chest.body - lung - np.minimum(air, 0.5 * chest.body), 0)
     aerated = lung - solid
-    return (MU_SOFT * (soft + solid) + MU_LUNG * lesions.density * aerated
-            + (MU_SOFT - MU_LUNG) * marks + (MU_BONE - MU_SOFT) * chest.bone * (chest.body > 5))
+    return (
+        MU_SOFT * (soft + solid)
+        + MU_LUNG * lesions.density * aerated
+        + (MU_SOFT - MU_LUNG) * marks
+        + (MU_BONE - MU_SOFT) * chest.bone * (chest.body > 5)
+    )
 
 
 def _without_specks(mask: np.ndarray, least: float) -> np.ndarray:

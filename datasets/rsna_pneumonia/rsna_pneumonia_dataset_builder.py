@@ -8,6 +8,7 @@ import re
 import tensorflow_datasets.public_api as tfds
 
 from mlvicx_jax.errors import UserError
+
 from .. import dicom, nih_lists, release, schema
 
 LABELS = ('Pneumonia', 'No Finding')
@@ -15,8 +16,7 @@ BOXES, CLASSES = 'stage_2_train_labels.csv', 'stage_2_detailed_class_info.csv'
 IMAGES = 'stage_2_train_images'
 FRAME = 1024  # pixels, of every image and its boxes
 # RSNA's three classes as labels; the second is neither pneumonia nor a normal film.
-MEANING = {'Lung Opacity': ('Pneumonia',), 'No Lung Opacity / Not Normal': (),
-           'Normal': ('No Finding',)}
+MEANING = {'Lung Opacity': ('Pneumonia',), 'No Lung Opacity / Not Normal': (), 'Normal': ('No Finding',)}
 MAPPING = '*mapping*'  # RSNA's table of its ids and NIH's, JSON, or made a CSV
 TEST_FRACTION = 0.2  # without the mapping
 
@@ -25,6 +25,7 @@ TEST_FRACTION = 0.2  # without the mapping
 class Config(release.Config):
     """`split`: nih (needs the id mapping and NIH's lists), random, or auto: nih where they are
     there; `split_seed`: of a random split."""
+
     split: str = 'auto'
     split_seed: int = 0
 
@@ -41,57 +42,67 @@ class Builder(release.ReleaseBuilder):
         f"Get Kaggle's RSNA Pneumonia Detection Challenge: manual_dir holds {IMAGES}/*.dcm, "
         f"{BOXES} and {CLASSES}; for a split that does not leak NIH's images, also RSNA's id "
         "mapping (pneumonia-challenge-dataset-mappings_2018.json) and NIH's train_val_list.txt "
-        'and test_list.txt.')
+        'and test_list.txt.'
+    )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return schema.info(self, LABELS,
-                           'https://www.kaggle.com/c/rsna-pneumonia-detection-challenge')
+        return schema.info(self, LABELS, 'https://www.kaggle.com/c/rsna-pneumonia-detection-challenge')
 
     def _read(self, root: pathlib.Path) -> dict[str, list[release.Record]]:
         dicom.require()
         classes = {}
-        for where, (image_id, name) in release.read_columns(
-                root / CLASSES, ('patientId', 'class')):
+        for where, (image_id, name) in release.read_columns(root / CLASSES, ('patientId', 'class')):
             if name not in MEANING:
-                raise UserError(f'{where}: unknown finding {name!r}, expected one of '
-                                f'{", ".join(MEANING)}')
+                raise UserError(f'{where}: unknown finding {name!r}, expected one of {", ".join(MEANING)}')
             if classes.setdefault(image_id, name) != name:  # one row per box, all alike
-                raise UserError(f'{where}: {image_id} is {name!r} here and {classes[image_id]!r} '
-                                'above')
+                raise UserError(f'{where}: {image_id} is {name!r} here and {classes[image_id]!r} above')
         boxes = _read_boxes(root / BOXES, classes)
         files = release.find_files(root / IMAGES, ('.dcm',))
-        records = [release.Record(image_id, image_id, files.get(image_id),
-                                  MEANING[classes[image_id]], boxes=tuple(found))
-                   for image_id, found in boxes.items()]
+        records = [
+            release.Record(
+                image_id, image_id, files.get(image_id), MEANING[classes[image_id]], boxes=tuple(found)
+            )
+            for image_id, found in boxes.items()
+        ]
         mapping = next(iter(sorted(p for p in root.glob(MAPPING) if p.is_file())), None)
         split, seed = self.builder_config.split, self.builder_config.split_seed
         if split == 'nih' and mapping is None:
-            raise UserError(f"{root}: option split=nih needs RSNA's id mapping there "
-                            '(pneumonia-challenge-dataset-mappings_2018.json); or give '
-                            'split=random')
+            raise UserError(
+                f"{root}: option split=nih needs RSNA's id mapping there "
+                '(pneumonia-challenge-dataset-mappings_2018.json); or give '
+                'split=random'
+            )
         if split == 'random' or mapping is None:
-            self.note(f'split: {TEST_FRACTION:.0%} of the images are test, drawn with seed {seed}. '
-                      'All are NIH images, so an encoder that was pretrained on NIH has seen test '
-                      'images: use the id mapping (split=nih) for such a one')
+            self.note(
+                f'split: {TEST_FRACTION:.0%} of the images are test, drawn with seed {seed}. '
+                'All are NIH images, so an encoder that was pretrained on NIH has seen test '
+                'images: use the id mapping (split=nih) for such a one'
+            )
             self.note('without the mapping no patient is known: each image counts as a patient')
             return release.draw_test(records, TEST_FRACTION, seed)
         return self._split_by_nih(records, mapping, nih_lists.read_lists(root))
 
-    def _split_by_nih(self, records: list[release.Record], mapping: pathlib.Path,
-                      lists: dict[str, list[str]]) -> dict[str, list[release.Record]]:
+    def _split_by_nih(
+        self, records: list[release.Record], mapping: pathlib.Path, lists: dict[str, list[str]]
+    ) -> dict[str, list[release.Record]]:
         nih_lists.describe(lists, self)
         self.note("split: by NIH's lists; no test image is in NIH's train_val")
-        nih_ids, where_listed = _read_mapping(mapping), {
-            name: split for split, names in lists.items() for name in names}
+        nih_ids, where_listed = (
+            _read_mapping(mapping),
+            {name: split for split, names in lists.items() for name in names},
+        )
         splits: dict[str, list[release.Record]] = {split: [] for split in lists}
         for record in records:
             nih_id = nih_ids.get(record.image_id)
             if nih_id is None:
-                raise UserError(f'{mapping}: {record.image_id} of {BOXES} is not in it; use the '
-                                'mapping of stage 2')
+                raise UserError(
+                    f'{mapping}: {record.image_id} of {BOXES} is not in it; use the mapping of stage 2'
+                )
             if nih_id not in where_listed:
-                raise UserError(f'{mapping}: NIH image {nih_id} of {record.image_id} is in neither '
-                                f'{" nor ".join(nih_lists.LISTS.values())}')
+                raise UserError(
+                    f'{mapping}: NIH image {nih_id} of {record.image_id} is in neither '
+                    f'{" nor ".join(nih_lists.LISTS.values())}'
+                )
             patient = str(int(nih_id[:8]))  # NIH names an image <patient>_<visit>.png
             splits[where_listed[nih_id]].append(dataclasses.replace(record, patient_id=patient))
         return splits
@@ -105,8 +116,7 @@ def _read_boxes(path: pathlib.Path, classes: dict[str, str]) -> dict[str, list[r
         if image_id not in classes:
             raise UserError(f'{where}: {image_id} is not in {CLASSES}')
         if target not in ('0', '1') or (target == '1') != (classes[image_id] == 'Lung Opacity'):
-            raise UserError(f'{where}: Target is {target!r}, {CLASSES} says '
-                            f'{classes[image_id]!r}')
+            raise UserError(f'{where}: Target is {target!r}, {CLASSES} says {classes[image_id]!r}')
         if target == '0' and image_id in images:
             raise UserError(f'{where}: {image_id} is there twice; remove one row')
         found = images.setdefault(image_id, [])
@@ -122,11 +132,12 @@ def _read_mapping(path: pathlib.Path) -> dict[str, str]:
         rows = [row for _, row in release.read_columns(path, columns)]
     else:
         try:
-            rows = [[str(row[name]) for name in columns]
-                    for row in json.loads(release.read_text(path))]
+            rows = [[str(row[name]) for name in columns] for row in json.loads(release.read_text(path))]
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f'{path}: not the id mapping, a JSON list of objects with '
-                            f'{" and ".join(columns)} ({type(error).__name__}: {error})') from None
+            raise UserError(
+                f'{path}: not the id mapping, a JSON list of objects with '
+                f'{" and ".join(columns)} ({type(error).__name__}: {error})'
+            ) from None
     mapping = {}
     for image_id, nih_id in rows:
         nih_id = nih_id if nih_id.endswith('.png') else f'{nih_id}.png'

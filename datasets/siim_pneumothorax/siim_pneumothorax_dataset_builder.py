@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow_datasets.public_api as tfds
 
 from mlvicx_jax.errors import UserError
+
 from .. import dicom, release, schema
 
 LABELS = ('Pneumothorax',)
@@ -22,6 +23,7 @@ TEST_FRACTION = 0.2  # the challenge's own test masks came out piecemeal
 class Config(release.Config):
     """`balanced`: keep only as many images without a pneumothorax as there are with one, in each
     split; `split_seed`: of the split and of that choice."""
+
     balanced: bool = False
     split_seed: int = 0
 
@@ -32,29 +34,42 @@ class Builder(release.ReleaseBuilder):
     BUILDER_CONFIGS = [Config()]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         'Get the SIIM-ACR Pneumothorax Segmentation data: manual_dir holds dicom-images-train/ and '
-        "train-rle.csv, or Kaggle's stage_2_images/ and stage_2_train.csv.")
+        "train-rle.csv, or Kaggle's stage_2_images/ and stage_2_train.csv."
+    )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return schema.info(self, LABELS, structures={LABELS[0]: ('mask', 1)}, homepage=(
-            'https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation'))
+        return schema.info(
+            self,
+            LABELS,
+            structures={LABELS[0]: ('mask', 1)},
+            homepage=('https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation'),
+        )
 
     def _read(self, root: pathlib.Path) -> dict[str, list[release.Record]]:
         dicom.require()
         folder = next((root / name for name in IMAGES if (root / name).is_dir()), root / IMAGES[0])
-        runs = _read_runs(next(
-            (root / name for name in TABLES if (root / name).exists()), root / TABLES[0]))
+        runs = _read_runs(next((root / name for name in TABLES if (root / name).exists()), root / TABLES[0]))
         files = release.find_files(folder, ('.dcm',))
-        records = [release.Record(
-            image_id, image_id, files.get(image_id), LABELS if found else (),
-            mask=functools.partial(decode_mask, tuple(found))) for image_id, found in runs.items()]
+        records = [
+            release.Record(
+                image_id,
+                image_id,
+                files.get(image_id),
+                LABELS if found else (),
+                mask=functools.partial(decode_mask, tuple(found)),
+            )
+            for image_id, found in runs.items()
+        ]
         config = self.builder_config
         unread = len(files.keys() - runs.keys())
         if unread:
             self.note(f'{unread} image files have no row in the table and are not used')
         self.note('the set has no patient ids: each image counts as a patient')
-        self.note(f'split: {TEST_FRACTION:.0%} of the images are test, drawn with seed '
-                  f'{config.split_seed}. All are NIH images, of which NIH pretraining may have '
-                  'seen some')
+        self.note(
+            f'split: {TEST_FRACTION:.0%} of the images are test, drawn with seed '
+            f'{config.split_seed}. All are NIH images, of which NIH pretraining may have '
+            'seen some'
+        )
         splits = release.draw_test(records, TEST_FRACTION, config.split_seed)
         if config.balanced:
             return {split: self._balance(split, part) for split, part in splits.items()}
@@ -67,9 +82,11 @@ class Builder(release.ReleaseBuilder):
 
         positive = [r for r in records if r.labels]
         negative = sorted((r for r in records if not r.labels), key=rank)
-        kept = negative[:len(positive)]
-        self.note(f'balanced: {split} keeps {len(kept)} of {len(negative)} images without a '
-                  f'pneumothorax beside {len(positive)} with one')
+        kept = negative[: len(positive)]
+        self.note(
+            f'balanced: {split} keeps {len(kept)} of {len(negative)} images without a '
+            f'pneumothorax beside {len(positive)} with one'
+        )
         return positive + kept
 
 
@@ -103,20 +120,23 @@ def _read_runs(path: pathlib.Path) -> dict[str, list[str]]:
         found = images.setdefault(image_id, [])
         if row == '-1' or not row:
             if found:
-                raise UserError(f'{where}: {image_id} is -1 here and has a mask above; remove one '
-                                'row')
+                raise UserError(f'{where}: {image_id} is -1 here and has a mask above; remove one row')
             empty.add(image_id)
             continue
         if image_id in empty:
             raise UserError(f'{where}: {image_id} is -1 above and has a mask here; remove one row')
         fields = row.split()
         if len(fields) % 2 or not all(f.isdecimal() for f in fields):
-            raise UserError(f'{where}: EncodedPixels has {len(fields)} fields ({row[:20]!r}...), '
-                            'expected pairs of whole numbers, or -1')
+            raise UserError(
+                f'{where}: EncodedPixels has {len(fields)} fields ({row[:20]!r}...), '
+                'expected pairs of whole numbers, or -1'
+            )
         last = sum(map(int, fields))
         if last > FRAME * FRAME:
-            raise UserError(f'{where}: the mask ends at pixel {last}, beyond {FRAME} x {FRAME}; '
-                            'its numbers must be relative gaps and lengths')
+            raise UserError(
+                f'{where}: the mask ends at pixel {last}, beyond {FRAME} x {FRAME}; '
+                'its numbers must be relative gaps and lengths'
+            )
         if row not in found:
             found.append(row)
     return images

@@ -6,21 +6,59 @@ import pathlib
 import tensorflow_datasets.public_api as tfds
 
 from mlvicx_jax.errors import UserError
+
 from .. import dicom, release, schema
 
 NO_FINDING = 'No Finding'
 # Kaggle's fourteen classes by class_id; 14 is 'No finding'.
 KAGGLE_LABELS = (
-    'Aortic enlargement', 'Atelectasis', 'Calcification', 'Cardiomegaly', 'Consolidation', 'ILD',
-    'Infiltration', 'Lung Opacity', 'Nodule/Mass', 'Other lesion', 'Pleural effusion',
-    'Pleural thickening', 'Pneumothorax', 'Pulmonary fibrosis', NO_FINDING)
+    'Aortic enlargement',
+    'Atelectasis',
+    'Calcification',
+    'Cardiomegaly',
+    'Consolidation',
+    'ILD',
+    'Infiltration',
+    'Lung Opacity',
+    'Nodule/Mass',
+    'Other lesion',
+    'Pleural effusion',
+    'Pleural thickening',
+    'Pneumothorax',
+    'Pulmonary fibrosis',
+    NO_FINDING,
+)
 # PhysioNet's 22 local findings and 6 diagnoses, the last of them 'No finding'.
 PHYSIONET_LABELS = (
-    'Aortic enlargement', 'Atelectasis', 'Calcification', 'Cardiomegaly', 'Clavicle fracture',
-    'Consolidation', 'Edema', 'Emphysema', 'Enlarged PA', 'ILD', 'Infiltration', 'Lung Opacity',
-    'Lung cavity', 'Lung cyst', 'Mediastinal shift', 'Nodule/Mass', 'Pleural effusion',
-    'Pleural thickening', 'Pneumothorax', 'Pulmonary fibrosis', 'Rib fracture', 'Other lesion',
-    'COPD', 'Lung tumor', 'Pneumonia', 'Tuberculosis', 'Other disease', NO_FINDING)
+    'Aortic enlargement',
+    'Atelectasis',
+    'Calcification',
+    'Cardiomegaly',
+    'Clavicle fracture',
+    'Consolidation',
+    'Edema',
+    'Emphysema',
+    'Enlarged PA',
+    'ILD',
+    'Infiltration',
+    'Lung Opacity',
+    'Lung cavity',
+    'Lung cyst',
+    'Mediastinal shift',
+    'Nodule/Mass',
+    'Pleural effusion',
+    'Pleural thickening',
+    'Pneumothorax',
+    'Pulmonary fibrosis',
+    'Rib fracture',
+    'Other lesion',
+    'COPD',
+    'Lung tumor',
+    'Pneumonia',
+    'Tuberculosis',
+    'Other disease',
+    NO_FINDING,
+)
 LABELS = {'kaggle': KAGGLE_LABELS, 'physionet': PHYSIONET_LABELS}
 # How many of n readers must see a finding.
 RULES = {'majority': lambda n: n // 2 + 1, 'any': lambda n: 1, 'all': lambda n: n}
@@ -33,6 +71,7 @@ _CORNERS = ('x_min', 'y_min', 'x_max', 'y_max')
 class Config(release.Config):
     """`form`: kaggle or physionet; `rule`: majority, any or all of an image's readers;
     `split_seed`: which of Kaggle's images are test."""
+
     form: str = 'kaggle'
     rule: str = 'majority'
     split_seed: int = 0
@@ -50,21 +89,20 @@ class Builder(release.ReleaseBuilder):
     PROCESSES = True  # most files are JPEG 2000
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         'Get VinBigData Chest X-ray from Kaggle (train/*.dicom, train.csv) or VinDr-CXR from '
-        'PhysioNet (train/, test/, annotations/; then option form=physionet).')
+        'PhysioNet (train/, test/, annotations/; then option form=physionet).'
+    )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return schema.info(self, LABELS[self.builder_config.form],
-                           'https://physionet.org/content/vindr-cxr/')
+        return schema.info(self, LABELS[self.builder_config.form], 'https://physionet.org/content/vindr-cxr/')
 
     def _read(self, root: pathlib.Path) -> dict[str, list[release.Record]]:
         dicom.require()
         config = self.builder_config
-        self.note(f'a label is set where {config.rule} of an image\'s readers set it')
+        self.note(f"a label is set where {config.rule} of an image's readers set it")
         self.note('the set has no patient ids: each image counts as a patient')
         if config.form == 'kaggle':
             return self._read_kaggle(root)
-        return {'train_val': self._read_physionet(root, 'train'),
-                'test': self._read_physionet(root, 'test')}
+        return {'train_val': self._read_physionet(root, 'train'), 'test': self._read_physionet(root, 'test')}
 
     def _read_kaggle(self, root: pathlib.Path) -> dict[str, list[release.Record]]:
         table = root / 'train.csv'
@@ -76,12 +114,12 @@ class Builder(release.ReleaseBuilder):
             image_id, name, number, reader, *corners = row
             label = _label(name, KAGGLE_LABELS, where)
             if number != str(KAGGLE_LABELS.index(label)):
-                raise UserError(f'{where}: class_id is {number!r}, expected '
-                                f'{KAGGLE_LABELS.index(label)} for {name!r}')
+                raise UserError(
+                    f'{where}: class_id is {number!r}, expected {KAGGLE_LABELS.index(label)} for {name!r}'
+                )
             box = None if label == NO_FINDING else _box(label, corners, where)
             marks.setdefault(image_id, []).append((reader, label, box))
-        records = self._records(marks, {i: {m[0] for m in found} for i, found in marks.items()},
-                                root / 'train')
+        records = self._records(marks, {i: {m[0] for m in found} for i, found in marks.items()}, root / 'train')
         seed = self.builder_config.split_seed
         self.note(f'test: {TEST_FRACTION:.0%} of the images of train.csv, drawn with seed {seed}')
         return release.draw_test(records, TEST_FRACTION, seed)
@@ -93,8 +131,11 @@ class Builder(release.ReleaseBuilder):
         # The test set is one consensus of five readers and names no reader.
         reader_column = ('rad_id',) if part == 'train' else ()
         header, _ = release.read_csv(table)
-        columns = {_label(name, PHYSIONET_LABELS, str(table)): name for name in header
-                   if name not in ('image_id', 'rad_id')}
+        columns = {
+            _label(name, PHYSIONET_LABELS, str(table)): name
+            for name in header
+            if name not in ('image_id', 'rad_id')
+        }
         absent = [label for label in PHYSIONET_LABELS if label not in columns]
         if absent:
             raise UserError(f'{table}: no column {absent[0]!r} (found: {", ".join(header)})')
@@ -103,8 +144,7 @@ class Builder(release.ReleaseBuilder):
         for where, (image_id, *row) in release.read_columns(table, names):
             reader = row.pop(0) if reader_column else 'consensus'
             if reader in readers.setdefault(image_id, set()):
-                raise UserError(f'{where}: image {image_id} is there twice for {reader}; remove '
-                                'one row')
+                raise UserError(f'{where}: image {image_id} is there twice for {reader}; remove one row')
             readers[image_id].add(reader)
             found = marks.setdefault(image_id, [])
             for label, field in zip(PHYSIONET_LABELS, row):
@@ -113,8 +153,8 @@ class Builder(release.ReleaseBuilder):
                 if float(field):
                     found.append((reader, label, None))
         for where, (image_id, name, *corners) in release.read_columns(
-                _annotations(root, f'annotations_{part}.csv'),
-                ('image_id', 'class_name', *_CORNERS)):
+            _annotations(root, f'annotations_{part}.csv'), ('image_id', 'class_name', *_CORNERS)
+        ):
             label = _label(name, PHYSIONET_LABELS, where)
             if image_id not in marks:
                 raise UserError(f'{where}: image {image_id} is not in {table}')
@@ -122,19 +162,22 @@ class Builder(release.ReleaseBuilder):
                 marks[image_id].append((None, label, _box(label, corners, where)))
         return self._records(marks, readers, root / part)
 
-    def _records(self, marks: dict[str, list], readers: dict[str, set],
-                 folder: pathlib.Path) -> list[release.Record]:
+    def _records(
+        self, marks: dict[str, list], readers: dict[str, set], folder: pathlib.Path
+    ) -> list[release.Record]:
         """One record per image of what its readers marked: (reader or None, label, box or None)."""
         files = release.find_files(folder, ('.dicom', '.dcm'))
         records = []
         for image_id, found in marks.items():
             needed = RULES[self.builder_config.rule](len(readers[image_id]))
-            votes = release.group({(label, reader) for reader, label, _ in found
-                                   if reader is not None and label != NO_FINDING})
+            votes = release.group(
+                {(label, reader) for reader, label, _ in found if reader is not None and label != NO_FINDING}
+            )
             labels = tuple(sorted(n for n, voters in votes.items() if len(voters) >= needed))
             boxes = tuple(box for _, label, box in found if box and label in labels)
-            records.append(release.Record(image_id, image_id, files.get(image_id),
-                                          labels or (NO_FINDING,), boxes=boxes))
+            records.append(
+                release.Record(image_id, image_id, files.get(image_id), labels or (NO_FINDING,), boxes=boxes)
+            )
         return records
 
 

@@ -15,15 +15,16 @@ Measured on 999 films of ChestX-ray14 at 256 pixels, copies being JPEGs of quali
 most 0.77.
 """
 
-from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import hashlib
 import os
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
-from mlvicx_jax_datasets import radiograph, release
 import numpy as np
+
+from mlvicx_jax_datasets import radiograph, release
 
 CANDIDATE = 0.68  # cosine of whitened spectra
 SAME = 0.88  # correlation of texture
@@ -38,6 +39,7 @@ _BLOCK = 1 << 24  # cosines held at a time
 @dataclasses.dataclass(frozen=True)
 class Copy:
     """Films `one` < `other`; correlation 1 where their pixels are equal."""
+
     one: int
     other: int
     correlation: float
@@ -63,8 +65,7 @@ def find_copies(count: int, read: Callable[[int], np.ndarray]) -> list[Copy]:
     films = list(firsts.values())
     pairs = [(films[a], films[b]) for a, b in candidates(np.array(spectra))]
     read = functools.lru_cache(maxsize=64)(read)  # pairs come ordered by their first film
-    proofs = radiograph.parallel_map(lambda pair: texture_correlation(*map(read, pair)), pairs,
-                                     workers)
+    proofs = radiograph.parallel_map(lambda pair: texture_correlation(*map(read, pair)), pairs, workers)
     proofs = release.progress(proofs, len(pairs), 'comparing', 'pairs')
     for (one, other), correlation in zip(pairs, proofs):
         if correlation > SAME:
@@ -90,7 +91,7 @@ def candidates(spectra: np.ndarray) -> Iterator[tuple[int, int]]:
     white /= np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-6)
     rows = max(1, _BLOCK // n)
     for start in range(0, n, rows):
-        near = white[start:start + rows] @ white[start:].T > CANDIDATE
+        near = white[start : start + rows] @ white[start:].T > CANDIDATE
         for i, j in np.argwhere(near):
             if i < j:
                 yield start + int(i), start + int(j)
@@ -104,12 +105,18 @@ def texture_correlation(one: np.ndarray, other: np.ndarray) -> float:
         return unaligned
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
     try:
-        _, warp = cv2.findTransformECC(one, other, np.eye(2, 3, dtype=np.float32),
-                                       cv2.MOTION_AFFINE, criteria, None, 5)
+        _, warp = cv2.findTransformECC(
+            one, other, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, criteria, None, 5
+        )
     except cv2.error:  # nothing to align by, such as a black image; or it does not converge
         return unaligned
-    aligned = cv2.warpAffine(other, warp, (_SIDE, _SIDE), borderMode=cv2.BORDER_REPLICATE,
-                             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    aligned = cv2.warpAffine(
+        other,
+        warp,
+        (_SIDE, _SIDE),
+        borderMode=cv2.BORDER_REPLICATE,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+    )
     inner = slice(_MARGIN, -_MARGIN)
     return _correlation(_texture(one)[inner, inner], _texture(aligned)[inner, inner])
 

@@ -4,22 +4,22 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from mlvicx_jax_datasets import radiograph
 import numpy as np
 
 from mlvicx_jax.audit.report import count_of, prevalence
 from mlvicx_jax.report import template
+from mlvicx_jax_datasets import radiograph
 
 FILMS, MEMBERS = 40, 4  # shown of the films found more than once, and of one film's members
 
 
 def render(report: dict[str, Any], read: Callable[[dict[str, str]], np.ndarray]) -> str:
     """The HTML of a report; `read` gives the image of a film's member, uint8 [H, W]."""
-    films = [film | {'pictures': [(member, _png(read(member)))
-                                  for member in _most_telling(film['members'])]}
-             for film in report['films'][:FILMS]]
-    return template.render(__package__, report=report, films=films, prevalence=prevalence,
-                           count_of=count_of)
+    films = [
+        film | {'pictures': [(member, _png(read(member))) for member in _most_telling(film['members'])]}
+        for film in report['films'][:FILMS]
+    ]
+    return template.render(__package__, report=report, films=films, prevalence=prevalence, count_of=count_of)
 
 
 def _most_telling(members: list[dict[str, str]]) -> list[dict[str, str]]:

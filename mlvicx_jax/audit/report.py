@@ -1,37 +1,44 @@
 """The audit of prepared sets: a report of plain values, told as text, JSON or a page."""
 
-from collections.abc import Sequence
 import itertools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
-from mlvicx_jax_datasets import radiograph
 import numpy as np
 
 from mlvicx_jax.audit.copies import find_copies, join
 from mlvicx_jax.data.fractions import absent_labels
 from mlvicx_jax.data.source import RadiographSet, Split
 from mlvicx_jax.errors import UserError
+from mlvicx_jax_datasets import radiograph
 
 
 def find_folder(text: str, data_dir: pathlib.Path) -> pathlib.Path:
     """The prepared set that a path, or a name below `data_dir`, stands for."""
     for root in (pathlib.Path(text).expanduser(), data_dir / text):
-        found = [path.parent for path in sorted(root.rglob('dataset_info.json'))
-                 if not any(part.startswith(('unchecked.', 'incomplete.')) for part in path.parts)]
+        found = [
+            path.parent
+            for path in sorted(root.rglob('dataset_info.json'))
+            if not any(part.startswith(('unchecked.', 'incomplete.')) for part in path.parts)
+        ]
         if len(found) > 1:
-            raise UserError(f'{root}: {len(found)} prepared sets are there; say which: '
-                            f'{", ".join(map(str, found))}')
+            raise UserError(
+                f'{root}: {len(found)} prepared sets are there; say which: {", ".join(map(str, found))}'
+            )
         if found:
             return found[0]
-    raise UserError(f'{text}: neither a prepared set nor the name of one below {data_dir}; give '
-                    'its folder, or prepare it by python -m mlvicx_jax.prepare')
+    raise UserError(
+        f'{text}: neither a prepared set nor the name of one below {data_dir}; give '
+        'its folder, or prepare it by python -m mlvicx_jax.prepare'
+    )
 
 
 def read_film(split: Split, position: int) -> np.ndarray:
     """The image uint8 [S, S] at a position of the split."""
-    return radiograph.decode_image(split.record(position)['image'],
-                                   f'record of image {split.image_ids[position]} ({split.name})')
+    return radiograph.decode_image(
+        split.record(position)['image'], f'record of image {split.image_ids[position]} ({split.name})'
+    )
 
 
 def audit(sets: Sequence[RadiographSet], own_lists: bool = False) -> dict[str, Any]:
@@ -54,8 +61,7 @@ def audit(sets: Sequence[RadiographSet], own_lists: bool = False) -> dict[str, A
         problems: a line for each reason not to use the splits; empty where they are clean.
     """
     names = _names(sets)
-    parts = [(name, data, split) for name, data in zip(names, sets)
-             for split in data.splits.values()]
+    parts = [(name, data, split) for name, data in zip(names, sets) for split in data.splits.values()]
     starts = np.cumsum([0, *(len(split) for _, _, split in parts)])
 
     def locate(i: int) -> tuple[int, int]:
@@ -81,21 +87,29 @@ def audit(sets: Sequence[RadiographSet], own_lists: bool = False) -> dict[str, A
     films, shared = [], {}
     for group in join(int(starts[-1]), [(copy.one, copy.other) for copy in copies]):
         places = [locate(i) for i in group]
-        ends = sorted({tuple(sorted((a, b)))
-                       for (a, _), (b, _) in itertools.combinations(places, 2)})
+        ends = sorted({tuple(sorted((a, b))) for (a, _), (b, _) in itertools.combinations(places, 2)})
         for pair in ends:
             shared[pair] = shared.get(pair, 0) + 1
-        films.append({
-            'members': [{'set': parts[part][0], 'split': parts[part][2].name,
-                         'image_id': str(parts[part][2].image_ids[position]),
-                         'patient_id': str(parts[part][2].patient_ids[position])}
-                        for part, position in places],
-            'correlation': round(min(weakest[i] for i in group), 4),
-            'exact': not near.intersection(group),
-            'leak': any(leaks(*pair) for pair in ends)})
+        films.append(
+            {
+                'members': [
+                    {
+                        'set': parts[part][0],
+                        'split': parts[part][2].name,
+                        'image_id': str(parts[part][2].image_ids[position]),
+                        'patient_id': str(parts[part][2].patient_ids[position]),
+                    }
+                    for part, position in places
+                ],
+                'correlation': round(min(weakest[i] for i in group), 4),
+                'exact': not near.intersection(group),
+                'leak': any(leaks(*pair) for pair in ends),
+            }
+        )
     films.sort(key=lambda film: not film['leak'])
-    overlaps = [_between(parts, pair) | {'films': count, 'leak': leaks(*pair)}
-                for pair, count in sorted(shared.items())]
+    overlaps = [
+        _between(parts, pair) | {'films': count, 'leak': leaks(*pair)} for pair, count in sorted(shared.items())
+    ]
     patients = []
     for one, other in itertools.combinations(range(len(parts)), 2):
         (name_1, set_1, split_1), (name_2, set_2, split_2) = parts[one], parts[other]
@@ -103,11 +117,15 @@ def audit(sets: Sequence[RadiographSet], own_lists: bool = False) -> dict[str, A
             continue
         ids = np.intersect1d(split_1.patient_ids, split_2.patient_ids).tolist()
         if ids:
-            patients.append(_between(parts, (one, other)) | {
-                'patients': ids, 'leak': leaks(one, other)})
+            patients.append(_between(parts, (one, other)) | {'patients': ids, 'leak': leaks(one, other)})
     told = [_describe(name, data) for name, data in zip(names, sets)]
-    return {'sets': told, 'films': films, 'overlaps': overlaps, 'patients': patients,
-            'problems': _problems(told, overlaps, patients, own_lists)}
+    return {
+        'sets': told,
+        'films': films,
+        'overlaps': overlaps,
+        'patients': patients,
+        'problems': _problems(told, overlaps, patients, own_lists),
+    }
 
 
 def _names(sets: Sequence[RadiographSet]) -> list[str]:
@@ -124,13 +142,22 @@ def _names(sets: Sequence[RadiographSet]) -> list[str]:
 
 def _describe(name: str, data: RadiographSet) -> dict[str, Any]:
     return {
-        'name': name, 'folder': str(data.folder), 'size': data.size,
-        'lists': dict(data.metadata.get('lists', {})), 'labels': list(data.label_names),
-        'splits': {split.name: {
-            'images': len(split), 'patients': len(set(split.patient_ids.tolist())),
-            'sha256': split.hash,
-            'positives': dict(zip(data.label_names, split.labels.sum(0, dtype=int).tolist())),
-            'absent': absent_labels(split, data.label_names)} for split in data.splits.values()}}
+        'name': name,
+        'folder': str(data.folder),
+        'size': data.size,
+        'lists': dict(data.metadata.get('lists', {})),
+        'labels': list(data.label_names),
+        'splits': {
+            split.name: {
+                'images': len(split),
+                'patients': len(set(split.patient_ids.tolist())),
+                'sha256': split.hash,
+                'positives': dict(zip(data.label_names, split.labels.sum(0, dtype=int).tolist())),
+                'absent': absent_labels(split, data.label_names),
+            }
+            for split in data.splits.values()
+        },
+    }
 
 
 def _between(parts, pair: tuple[int, int]) -> dict[str, str]:
@@ -138,18 +165,23 @@ def _between(parts, pair: tuple[int, int]) -> dict[str, str]:
     return {'one': one, 'other': other}
 
 
-def _problems(sets: list[dict], overlaps: list[dict], patients: list[dict],
-              own_lists: bool) -> list[str]:
-    problems = [f'{count_of(o["films"], "film")} in both {o["one"]} and {o["other"]}'
-                for o in overlaps if o['leak']]
-    problems += [f'{count_of(len(p["patients"]), "patient")} in both {p["one"]} and {p["other"]}: '
-                 f'{_some(p["patients"])}' for p in patients if p['leak']]
+def _problems(sets: list[dict], overlaps: list[dict], patients: list[dict], own_lists: bool) -> list[str]:
+    problems = [
+        f'{count_of(o["films"], "film")} in both {o["one"]} and {o["other"]}' for o in overlaps if o['leak']
+    ]
+    problems += [
+        f'{count_of(len(p["patients"]), "patient")} in both {p["one"]} and {p["other"]}: {_some(p["patients"])}'
+        for p in patients
+        if p['leak']
+    ]
     for data in sets:
         for split, found in data['lists'].items():
             if not (found['official'] or own_lists):
-                problems.append(f"{data['name']}: the list of {split} is not NIH's official one "
-                                f'(SHA-256 {found["sha256"][:12]}); its figures compare with no '
-                                'published ones')
+                problems.append(
+                    f"{data['name']}: the list of {split} is not NIH's official one "
+                    f'(SHA-256 {found["sha256"][:12]}); its figures compare with no '
+                    'published ones'
+                )
     return problems
 
 
@@ -167,22 +199,35 @@ def as_text(report: dict[str, Any]) -> str:
     for data in report['sets']:
         splits = data['splits']
         lines += ['', f'{data["name"]}  ({data["folder"]}, {data["size"]} px)']
-        rows = [['', *splits],
-                ['images', *(str(s['images']) for s in splits.values())],
-                ['patients', *(str(s['patients']) for s in splits.values())],
-                ['sha256', *(s['sha256'][:12] for s in splits.values())]]
+        rows = [
+            ['', *splits],
+            ['images', *(str(s['images']) for s in splits.values())],
+            ['patients', *(str(s['patients']) for s in splits.values())],
+            ['sha256', *(s['sha256'][:12] for s in splits.values())],
+        ]
         for label in data['labels']:
             rows.append([label, *(prevalence(s, label) for s in splits.values())])
         lines += _table(rows)
-        lines += [f'no positive in {name}: {", ".join(split["absent"])}'
-                  for name, split in splits.items() if split['absent']]
-        lines += [f"the list of {name} is {'' if found['official'] else 'not '}NIH's official one"
-                  for name, found in data['lists'].items()]
+        lines += [
+            f'no positive in {name}: {", ".join(split["absent"])}'
+            for name, split in splits.items()
+            if split['absent']
+        ]
+        lines += [
+            f"the list of {name} is {'' if found['official'] else 'not '}NIH's official one"
+            for name, found in data['lists'].items()
+        ]
     if report['overlaps']:
         lines += ['', 'films found more than once']
-        lines += _table([['films', 'in', 'and', ''], *(
-            [str(o['films']), o['one'], o['other'], 'LEAK' if o['leak'] else '']
-            for o in report['overlaps'])])
+        lines += _table(
+            [
+                ['films', 'in', 'and', ''],
+                *(
+                    [str(o['films']), o['one'], o['other'], 'LEAK' if o['leak'] else '']
+                    for o in report['overlaps']
+                ),
+            ]
+        )
     lines += ['', *(f'PROBLEM: {problem}' for problem in report['problems'])]
     return '\n'.join(lines if report['problems'] else [*lines, 'no leak found'])
 
@@ -194,5 +239,4 @@ def prevalence(split: dict[str, Any], label: str) -> str:
 
 def _table(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return ['  ' + '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in rows]
+    return ['  ' + '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

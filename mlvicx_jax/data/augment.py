@@ -132,12 +132,12 @@ def view_keys(keys: jax.Array, number: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def views(
-    keys: jax.Array, images: jax.Array, size: int, recipes: dict[str, Recipe]
-) -> dict[str, jax.Array]:
+def views(keys: jax.Array, images: jax.Array, size: int, recipes: dict[str, Recipe]) -> dict[str, jax.Array]:
     """One view of every image for each recipe, drawn independently; see `augment`."""
-    return {name: augment(view_keys(keys, number), images, size, recipe)
-            for number, (name, recipe) in enumerate(recipes.items())}
+    return {
+        name: augment(view_keys(keys, number), images, size, recipe)
+        for number, (name, recipe) in enumerate(recipes.items())
+    }
 
 
 def standardise(images: jax.Array, dtype=jnp.float32) -> jax.Array:
@@ -156,13 +156,7 @@ def resize(images: jax.Array, size: int) -> jax.Array:
 
 
 def crop_box(
-    area: jax.Array,
-    aspect: jax.Array,
-    top: jax.Array,
-    left: jax.Array,
-    height: int,
-    width: int,
-    recipe: Recipe,
+    area: jax.Array, aspect: jax.Array, top: jax.Array, left: jax.Array, height: int, width: int, recipe: Recipe
 ) -> tuple[jax.Array, ...]:
     """Turns four uniform draws [b] into boxes (top, left, height, width), [b] each, in pixels.
 

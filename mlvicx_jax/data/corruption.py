@@ -52,8 +52,10 @@ def cut_or_shuffle(keys: jax.Array, views: jax.Array) -> jax.Array:
     def places(key, height, width):
         """Top and left of boxes [k] that keep the margin."""
         vertical, horizontal = jax.random.split(key)
-        return tuple(jax.random.randint(key, length.shape, margin, size - length - margin + 1)
-                     for key, length in ((vertical, height), (horizontal, width)))
+        return tuple(
+            jax.random.randint(key, length.shape, margin, size - length - margin + 1)
+            for key, length in ((vertical, height), (horizontal, width))
+        )
 
     def any_box(key, low, high):
         """Mask of the boxes drawn until one stops; sides from `low` to `high`."""
@@ -87,7 +89,8 @@ def cut_or_shuffle(keys: jax.Array, views: jax.Array) -> jax.Array:
         return jnp.select(
             [draw < 0.30, draw < 0.35, draw < 0.65],
             [jnp.where(holes, 0, grey), jnp.where(windows, grey, 0), shuffled(shuffle, grey)],
-            grey)[..., None]
+            grey,
+        )[..., None]
 
     return _each(corrupt, keys, views)
 

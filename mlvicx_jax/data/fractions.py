@@ -1,9 +1,9 @@
 """Parts of a training split: what a probe or a fine-tuning may use of its labels."""
 
 import collections
-from collections.abc import Hashable, Sequence
 import dataclasses
 import hashlib
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -13,8 +13,14 @@ from mlvicx_jax.errors import UserError
 SHARES = (0.01, 0.1, 0.3, 1.0)  # the paper's
 
 
-def fraction(split: Split, share: float, seed: int, nested: bool = True, stratified: bool = False,
-             by_patient: bool = False) -> Split:
+def fraction(
+    split: Split,
+    share: float,
+    seed: int,
+    nested: bool = True,
+    stratified: bool = False,
+    by_patient: bool = False,
+) -> Split:
     """Draws `share` of a split's images: exactly round(share n) of n, and at least one.
 
     The draw depends on the seed and the ids alone, not on the order of the records. Images are
@@ -55,7 +61,7 @@ def fraction(split: Split, share: float, seed: int, nested: bool = True, stratif
         labels = np.array([split.labels[units[name]].max(0) for name in names])
         names = [names[i] for i in _interleave(_rarest(labels))]
     order = [i for name in names for i in units[name]]
-    chosen = np.sort(order[:max(1, round(share * len(split)))])
+    chosen = np.sort(order[: max(1, round(share * len(split)))])
     return dataclasses.replace(split.take(chosen), name=f'{split.name} {100 * share:g}%')
 
 

@@ -15,8 +15,10 @@ def open_data(config) -> source.RadiographSet:
 
 def open_set(config) -> source.RadiographSet:
     """The whole data set, prepared by the first process alone if it has to be."""
-    arguments = {name: config.data[name] for name in (
-        'name', 'data_dir', 'manual_dir', 'validation_fraction', 'split_seed')}
+    arguments = {
+        name: config.data[name]
+        for name in ('name', 'data_dir', 'manual_dir', 'validation_fraction', 'split_seed')
+    }
     options = {'size': config.data.stored_size, **config.data.options}
     if jax.process_index() == 0:
         data = source.open_dataset(**arguments, options=options)

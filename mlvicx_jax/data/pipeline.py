@@ -1,26 +1,34 @@
 """Batches of a split, on the host: random access, decode, batch. Views are made on the device."""
 
 import atexit
-from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import weakref
+from collections.abc import Callable, Iterator
 
-from absl import flags
 import grain
-from mlvicx_jax_datasets import radiograph
 import numpy as np
+from absl import flags
 
 from mlvicx_jax.data.source import Split
 from mlvicx_jax.errors import UserError
+from mlvicx_jax_datasets import radiograph
 
 Batch = dict[str, np.ndarray]
 
 
-def train_batches(split: Split, batch_size: int, seed: int, start_step: int = 0,
-                  process_index: int = 0, process_count: int = 1, num_threads: int = 4,
-                  num_workers: int = 0, prefetch: int = 4,
-                  pictures: Callable[[np.ndarray], Batch] | None = None) -> Iterator[Batch]:
+def train_batches(
+    split: Split,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 4,
+    num_workers: int = 0,
+    prefetch: int = 4,
+    pictures: Callable[[np.ndarray], Batch] | None = None,
+) -> Iterator[Batch]:
     """Yields this process's share of the global batches from `start_step` on, without end.
 
     Every epoch is its own permutation of the split; a batch may span two. Step s is a function of
@@ -46,16 +54,24 @@ def train_batches(split: Split, batch_size: int, seed: int, start_step: int = 0,
     """
     local = _local_size(batch_size, process_count)
     if batch_size > len(split):
-        raise UserError(f'batch_size is {batch_size}, more than the {len(split)} images of '
-                        f'{split.name}; lower it')
+        raise UserError(
+            f'batch_size is {batch_size}, more than the {len(split)} images of {split.name}; lower it'
+        )
     stream = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat()
     # An endless list has no remainder; without the flag, grain overflows where `local` is 1.
     stream = stream.batch(local, drop_remainder=True)[process_index::process_count][start_step:]
     return _start(stream.map(_Read(split, pictures)), num_threads, num_workers, prefetch)
 
 
-def eval_batches(split: Split, batch_size: int, process_index: int = 0, process_count: int = 1,
-                 num_threads: int = 4, num_workers: int = 0, prefetch: int = 4) -> Iterator[Batch]:
+def eval_batches(
+    split: Split,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 4,
+    num_workers: int = 0,
+    prefetch: int = 4,
+) -> Iterator[Batch]:
     """Yields every image of the split exactly once, in order, as `train_batches` does.
 
     The last global batch is filled up with black images, so that every process sees the same
@@ -77,23 +93,26 @@ def decode(split: Split, position: int) -> Batch:
     data = split.record(position)
     pictures = {'image': radiograph.decode_image(data['image'], where)[..., None]}
     if split.target:
-        masks = {feature: radiograph.decode_image(data[feature], f'{feature} in the {where}')
-                 for feature in {feature for feature, _ in split.target}}
-        pictures['target'] = np.stack([(masks[feature] & bits > 0).astype(np.uint8)
-                                       for feature, bits in split.target], -1)
+        masks = {
+            feature: radiograph.decode_image(data[feature], f'{feature} in the {where}')
+            for feature in {feature for feature, _ in split.target}
+        }
+        pictures['target'] = np.stack(
+            [(masks[feature] & bits > 0).astype(np.uint8) for feature, bits in split.target], -1
+        )
     return pictures
 
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
     """Positions [b] in the split -> the batch of their pictures and labels."""
+
     split: Split
     pictures: Callable[[np.ndarray], Batch] | None = None
 
     def __call__(self, positions: np.ndarray) -> Batch:
         pictures = (self.pictures or self._decoded)(positions)
-        return pictures | {'labels': self.split.labels[positions],
-                           'record': positions.astype(np.int32)}
+        return pictures | {'labels': self.split.labels[positions], 'record': positions.astype(np.int32)}
 
     def _decoded(self, positions: np.ndarray) -> Batch:
         decoded = [decode(self.split, position) for position in positions]
@@ -103,6 +122,7 @@ class _Read:
 @dataclasses.dataclass(frozen=True)
 class _ReadOrFill:
     """As `_Read`, and a black image for a position past the end."""
+
     split: Split
 
     def __call__(self, positions: np.ndarray) -> Batch:
@@ -115,23 +135,23 @@ class _ReadOrFill:
 
 def _local_size(batch_size: int, process_count: int) -> int:
     if batch_size < 1 or batch_size % process_count:
-        raise UserError(f'batch_size is {batch_size}, expected a positive multiple of the '
-                        f'{process_count} processes')
+        raise UserError(
+            f'batch_size is {batch_size}, expected a positive multiple of the {process_count} processes'
+        )
     return batch_size // process_count
 
 
-def _start(stream: grain.MapDataset, num_threads: int, num_workers: int,
-           prefetch: int) -> Iterator[Batch]:
+def _start(stream: grain.MapDataset, num_threads: int, num_workers: int, prefetch: int) -> Iterator[Batch]:
     # Batches are made before this point, so the numbers below count batches, and the stream does
     # not depend on them; grain's own defaults would hold 500 of them.
-    dataset = stream.to_iter_dataset(
-        grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch))
+    dataset = stream.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch))
     if num_workers:
         if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; outside app.run it raises
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(
-            num_workers=num_workers, per_worker_buffer_size=prefetch),
-            radiograph.end_with_parent)
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch),
+            radiograph.end_with_parent,
+        )
     batches = _iterate(iter(dataset), copy=num_workers > 0)
     _open.add(batches)
     return batches

@@ -31,8 +31,9 @@ def ask(data: RadiographSet, questions: Sequence[str], within: str = '') -> Radi
     known = [*names, *COLUMNS] + ([ANY_FINDING] if NO_FINDING in names else [])
     for name in (*questions, *filter(None, [within])):
         if name not in (names if name == within else known):
-            raise UserError(f'config.data.questions: {name!r} can not be asked of {data.name}; it has '
-                            f'{", ".join(known)}')
+            raise UserError(
+                f'config.data.questions: {name!r} can not be asked of {data.name}; it has {", ".join(known)}'
+            )
     asked = tuple(questions) or names
 
     def answers(split: Split) -> Split:
@@ -51,10 +52,13 @@ def ask(data: RadiographSet, questions: Sequence[str], within: str = '') -> Radi
                 columns.append(found == yes)
                 use &= (found == yes) | (found == no)
         if not use.any():
-            raise UserError(f'config.data.within={within!r}: no image of {split.name} is left to ask '
-                            f'{", ".join(asked)} of; take another question')
+            raise UserError(
+                f'config.data.within={within!r}: no image of {split.name} is left to ask '
+                f'{", ".join(asked)} of; take another question'
+            )
         labels = np.stack(columns, 1).astype(np.uint8)
         return dataclasses.replace(split, labels=labels).take(use)
 
     return dataclasses.replace(
-        data, label_names=asked, splits={name: answers(split) for name, split in data.splits.items()})
+        data, label_names=asked, splits={name: answers(split) for name, split in data.splits.items()}
+    )

@@ -22,10 +22,12 @@ def records_hash(data: RadiographSet) -> str:
     lie between those that are read.
     """
     builder = tfds.builder_from_directory(data.folder)
-    files = {os.path.basename(path): os.path.getsize(path)
-             for split in builder.info.splits.values() for path in split.filepaths}
-    sizes = {name: (split.num_examples, split.num_bytes)
-             for name, split in builder.info.splits.items()}
+    files = {
+        os.path.basename(path): os.path.getsize(path)
+        for split in builder.info.splits.values()
+        for path in split.filepaths
+    }
+    sizes = {name: (split.num_examples, split.num_bytes) for name, split in builder.info.splits.items()}
     digest = hashlib.sha256(json.dumps([files, sizes], sort_keys=True).encode())
     for name, split in sorted(data.splits.items()):
         chosen = np.unique(np.linspace(0, len(split) - 1, LOOKED_AT).astype(int))

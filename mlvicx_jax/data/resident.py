@@ -1,22 +1,22 @@
 """The pictures of a training split decoded once, in the memory of the host or of the devices."""
 
-from collections.abc import Callable
 import functools
 import hashlib
 import pathlib
 import socket
+from collections.abc import Callable
 
 import jax
-from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
-from mlvicx_jax_datasets import radiograph, release
 import numpy as np
 import psutil
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.data.pipeline import Batch
 from mlvicx_jax.data.source import Split
 from mlvicx_jax.errors import UserError
+from mlvicx_jax_datasets import radiograph, release
 
 # Of what is free before. The rest is for batches under way, evaluations and other programs; on a
 # device for the step.
@@ -54,7 +54,8 @@ def hold(split: Split, where: str, mesh, num_threads: int) -> tuple[Callable | N
 def _decode(split: Split, shapes: dict[str, tuple[int, ...]], num_threads: int) -> Batch:
     held = {name: np.empty((len(split), *shape), np.uint8) for name, shape in shapes.items()}
     decoded = radiograph.parallel_map(
-        lambda position: pipeline.decode(split, position), range(len(split)), num_threads)
+        lambda position: pipeline.decode(split, position), range(len(split)), num_threads
+    )
     if not jax.process_index():
         decoded = release.progress(decoded, len(split), f'{split.name} into memory')
     for position, pictures in enumerate(decoded):
@@ -76,15 +77,17 @@ def _gather_on_devices(held: Batch, mesh) -> Callable:
     rows = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
     shapes = {name: array.shape[1:] for name, array in held.items()}
     # A row for each picture: in a TPU's tiles a last axis of 1 may take the room of 128.
-    on_devices = {name: jax.make_array_from_process_local_data(everywhere, flat, flat.shape)
-                  for name, array in held.items() for flat in [array.reshape(len(array), -1)]}
+    on_devices = {
+        name: jax.make_array_from_process_local_data(everywhere, flat, flat.shape)
+        for name, array in held.items()
+        for flat in [array.reshape(len(array), -1)]
+    }
 
     @functools.partial(jax.jit, out_shardings=rows)
     def with_pictures(on_devices, arrays):
         arrays = dict(arrays)
         positions = arrays.pop('position')
-        return arrays | {name: flat[positions].reshape(-1, *shapes[name])
-                         for name, flat in on_devices.items()}
+        return arrays | {name: flat[positions].reshape(-1, *shapes[name]) for name, flat in on_devices.items()}
 
     # An argument, not a constant of the program, which would hold the pictures once more.
     return functools.partial(with_pictures, on_devices)
@@ -102,15 +105,22 @@ def _check_size(count: int, picture_bytes: int, where: str, devices) -> None:
         for device in devices:
             stats = device.memory_stats() or {}
             if 'bytes_limit' in stats:
-                places.append((f'the memory of {device}', needed,
-                               stats['bytes_limit'] - stats['bytes_in_use'], DEVICE_SHARE,
-                               "'host' or 'none'"))
+                places.append(
+                    (
+                        f'the memory of {device}',
+                        needed,
+                        stats['bytes_limit'] - stats['bytes_in_use'],
+                        DEVICE_SHARE,
+                        "'host' or 'none'",
+                    )
+                )
     for place, takes, free, share, way_out in places:
         if takes > share * free:
             raise UserError(
                 f'config.data.resident is {where!r}: the {count} training images take '
                 f'{takes / 1e9:.3g} GB decoded, more than {share:.0%} of the {free / 1e9:.3g} GB '
-                f'that are free in {place}; make it {way_out}')
+                f'that are free in {place}; make it {way_out}'
+            )
 
 
 def _processes_of_this_host() -> int:

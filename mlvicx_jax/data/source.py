@@ -1,6 +1,5 @@
 """A prepared data set as splits of random-access records, with everything but pixels in memory."""
 
-from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -8,8 +7,9 @@ import itertools
 import os
 import pathlib
 import tempfile
-from typing import Any
 import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -34,6 +34,7 @@ class Split:
         age: int32 [n], years; -1 where unknown.
         target: (feature, bits) of each structure whose mask is read along; see `with_target`.
     """
+
     name: str
     source: Sequence[Mapping[str, Any]]
     records: np.ndarray
@@ -57,9 +58,10 @@ class Split:
         try:
             return self.source[self.records[position]]
         except Exception as error:  # the reader raises bare errors of its own on damaged files
-            raise UserError(f'record of image {self.image_ids[position]} ({self.name}): can not be '
-                            f'read ({error}); delete the prepared folder to have it prepared again'
-                            ) from error
+            raise UserError(
+                f'record of image {self.image_ids[position]} ({self.name}): can not be '
+                f'read ({error}); delete the prepared folder to have it prepared again'
+            ) from error
 
     def take(self, chosen: np.ndarray, name: str | None = None) -> 'Split':
         """The part of the split that an index or mask array [n] chooses."""
@@ -85,6 +87,7 @@ class RadiographSet:
             picture beside the image, has any of the bits. None: the set was prepared before
             structures had names.
     """
+
     name: str
     label_names: tuple[str, ...]
     splits: dict[str, Split]
@@ -105,24 +108,36 @@ class RadiographSet:
             return self
         wanted = f'config.data.target is {", ".join(names)}'
         if self.structures is None:
-            raise UserError(f'{wanted}, but {self.folder} was prepared before structures had '
-                            'names; delete the folder to have it prepared again')
+            raise UserError(
+                f'{wanted}, but {self.folder} was prepared before structures had '
+                'names; delete the folder to have it prepared again'
+            )
         if not self.structures:
-            raise UserError(f'{wanted}, but {self.name} has no masks; take a set that has, or '
-                            'prepare it with them (datasets/README.md)')
+            raise UserError(
+                f'{wanted}, but {self.name} has no masks; take a set that has, or '
+                'prepare it with them (datasets/README.md)'
+            )
         unknown = [name for name in names if name not in self.structures]
         if unknown or len(set(names)) < len(names):
-            raise UserError(f'{wanted}, expected some of the structures of {self.name}, each once: '
-                            f'{", ".join(self.structures)}')
+            raise UserError(
+                f'{wanted}, expected some of the structures of {self.name}, each once: '
+                f'{", ".join(self.structures)}'
+            )
         target = tuple(self.structures[name] for name in names)
-        return dataclasses.replace(self, splits={
-            name: dataclasses.replace(split, target=target) for name, split in self.splits.items()})
+        return dataclasses.replace(
+            self,
+            splits={name: dataclasses.replace(split, target=target) for name, split in self.splits.items()},
+        )
 
 
-def open_dataset(name: str, data_dir: str | os.PathLike,
-                 manual_dir: str | os.PathLike | None = None,
-                 options: Mapping[str, Any] | None = None, validation_fraction: float = 0.1,
-                 split_seed: int = 0) -> RadiographSet:
+def open_dataset(
+    name: str,
+    data_dir: str | os.PathLike,
+    manual_dir: str | os.PathLike | None = None,
+    options: Mapping[str, Any] | None = None,
+    validation_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> RadiographSet:
     """Opens data set `name`, preparing it first if need be.
 
     Validation is `validation_fraction` of the patients of train_val, with all their images; test
@@ -138,30 +153,43 @@ def open_dataset(name: str, data_dir: str | os.PathLike,
     return data
 
 
-def open_folder(folder: str | os.PathLike, validation_fraction: float = 0.1,
-                split_seed: int = 0) -> RadiographSet:
-    """Opens the folder of a prepared set with its splits as they are: leaks are not refused here.
-    """
+def open_folder(
+    folder: str | os.PathLike, validation_fraction: float = 0.1, split_seed: int = 0
+) -> RadiographSet:
+    """Opens the folder of a prepared set with its splits as they are: leaks are not refused here."""
     _check_fraction(validation_fraction)
     # A reader of the folder alone: unlike a set's own builder, it can be sent to worker processes.
     reader = tfds.builder_from_directory(folder)
     features, metadata = reader.info.features, dict(reader.info.metadata)
-    decoders = {key: tfds.decode.SkipDecoding() for key, feature in features.items()
-                if isinstance(feature, tfds.features.Image)}
-    structures = None if 'structures' not in metadata and len(decoders) > 1 else {
-        name: (feature, bits)
-        for name, (feature, bits) in metadata.get('structures', {}).items()}
+    decoders = {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    structures = (
+        None
+        if 'structures' not in metadata and len(decoders) > 1
+        else {name: (feature, bits) for name, (feature, bits) in metadata.get('structures', {}).items()}
+    )
     train_val, test = (
         _open_split(reader, split, reader.as_data_source(split, decoders=decoders))
-        for split in ('train_val', 'test'))
+        for split in ('train_val', 'test')
+    )
     is_validation = _draw_patients(train_val.patient_ids, validation_fraction, split_seed)
     splits = {
         'train': train_val.take(~is_validation, 'train'),
         'validation': train_val.take(is_validation, 'validation'),
-        'test': test}
-    return RadiographSet(name=reader.name, label_names=tuple(metadata['labels']), splits=splits,
-                         size=features['image'].shape[0], metadata=metadata,
-                         folder=pathlib.Path(folder), structures=structures)
+        'test': test,
+    }
+    return RadiographSet(
+        name=reader.name,
+        label_names=tuple(metadata['labels']),
+        splits=splits,
+        size=features['image'].shape[0],
+        metadata=metadata,
+        folder=pathlib.Path(folder),
+        structures=structures,
+    )
 
 
 def _open_split(builder: tfds.core.DatasetBuilder, name: str, source: Sequence) -> Split:
@@ -171,8 +199,10 @@ def _open_split(builder: tfds.core.DatasetBuilder, name: str, source: Sequence) 
         try:
             index = _make_index(builder.info.features, source)
         except Exception as error:  # the reader raises bare errors of its own on damaged files
-            raise UserError(f'{builder.data_path}: records of {name} can not be read ({error}); '
-                            'delete the folder to have it prepared again') from error
+            raise UserError(
+                f'{builder.data_path}: records of {name} can not be read ({error}); '
+                'delete the folder to have it prepared again'
+            ) from error
         _save_index(path, index)
     return Split(name=name, source=source, records=np.arange(len(source)), **index)
 
@@ -181,9 +211,16 @@ def _make_index(features: tfds.features.FeaturesDict, source: Sequence) -> dict[
     """Reads every record once, decoding no image."""
     rows = []
     for example in source:
-        rows.append((example['image_id'].decode(), example['patient_id'].decode(),
-                     example['labels'], features['view'].int2str(example['view']),
-                     features['sex'].int2str(example['sex']), example['age']))
+        rows.append(
+            (
+                example['image_id'].decode(),
+                example['patient_id'].decode(),
+                example['labels'],
+                features['view'].int2str(example['view']),
+                features['sex'].int2str(example['sex']),
+                example['age'],
+            )
+        )
     columns = zip(*rows) if rows else ((),) * len(_COLUMNS)
     kinds = (np.str_, np.str_, np.uint8, np.str_, np.str_, np.int32)
     return {key: np.array(column, kind) for key, column, kind in zip(_COLUMNS, columns, kinds)}
@@ -215,34 +252,39 @@ def _save_index(path: pathlib.Path, index: dict[str, np.ndarray]) -> None:
 
 def _draw_patients(patient_ids: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Bool [n]: images of the drawn patients, those whose seeded hashes come first."""
+
     def rank(patient: str) -> bytes:
         return hashlib.sha256(f'{seed}/{patient}'.encode()).digest()
 
     patients = sorted(set(patient_ids.tolist()), key=rank)
-    return np.isin(patient_ids, patients[:round(fraction * len(patients))])
+    return np.isin(patient_ids, patients[: round(fraction * len(patients))])
 
 
 def _check_fraction(validation_fraction: float) -> None:
     if not 0 < validation_fraction < 1:
-        raise UserError(f'validation_fraction is {validation_fraction}, expected above 0 and '
-                        'below 1')
+        raise UserError(f'validation_fraction is {validation_fraction}, expected above 0 and below 1')
 
 
 def _check(name: str, splits: dict[str, Split]) -> None:
     for split in splits.values():
         if not len(split):
-            raise UserError(f'{name}: the {split.name} split is empty; change '
-                            'validation_fraction or use a set with more patients')
+            raise UserError(
+                f'{name}: the {split.name} split is empty; change '
+                'validation_fraction or use a set with more patients'
+            )
         ids, counts = np.unique(split.image_ids, return_counts=True)
         if len(ids) < len(split):
-            raise UserError(f'{name}: image {_some(ids[counts > 1])} is more than once in '
-                            f'{split.name}; correct the lists of the release and prepare it again')
+            raise UserError(
+                f'{name}: image {_some(ids[counts > 1])} is more than once in '
+                f'{split.name}; correct the lists of the release and prepare it again'
+            )
     for one, other in itertools.combinations(splits.values(), 2):
         shared = np.intersect1d(one.patient_ids, other.patient_ids)
         if len(shared):
             raise UserError(
                 f'{name}: patient {_some(shared)} both in {one.name} and {other.name}; correct the '
-                'lists of the release and prepare it again')
+                'lists of the release and prepare it again'
+            )
 
 
 def _some(ids: np.ndarray) -> str:

@@ -13,10 +13,17 @@ def about(config, data, proof: dict | None) -> dict:
     """
     train = data.splits['train']
     return {
-        'protocol': config.protocol, 'dataset': data.name, 'share': config.data.labelled.share,
-        'labelled_images': len(train), 'labelled_hash': train.hash, 'seed': config.seed,
-        'init': config.init, 'init_proof': proof, 'context': config.model.context,
-        **{f'data/{name}_hash': split.hash for name, split in data.splits.items()}}
+        'protocol': config.protocol,
+        'dataset': data.name,
+        'share': config.data.labelled.share,
+        'labelled_images': len(train),
+        'labelled_hash': train.hash,
+        'seed': config.seed,
+        'init': config.init,
+        'init_proof': proof,
+        'context': config.model.context,
+        **{f'data/{name}_hash': split.hash for name, split in data.splits.items()},
+    }
 
 
 class Best:

@@ -17,11 +17,11 @@ def _outputs(network, variables, batch, image_size, mesh, outputs):
     images = augment.standardise(augment.resize(batch.pop('image'), image_size))
     found = network.apply(variables, images, train=False)
     return jax.lax.with_sharding_constraint(
-        {name: found[name] for name in outputs} | batch, parallel.replicated(mesh))
+        {name: found[name] for name in outputs} | batch, parallel.replicated(mesh)
+    )
 
 
-def passes(network, variables, split, image_size: int, batch_size: int, mesh,
-           outputs=('pooled',)):
+def passes(network, variables, split, image_size: int, batch_size: int, mesh, outputs=('pooled',)):
     """Yields what `network` gives for a split's whole images, in order, each image once.
 
     BatchNorm is in evaluation mode, nothing is flipped and the last batch is padded, not dropped.
@@ -38,11 +38,9 @@ def passes(network, variables, split, image_size: int, batch_size: int, mesh,
         (False where an image is filling) and `target`, where the split has one.
     """
     under_way = None
-    for batch in pipeline.eval_batches(split, batch_size, jax.process_index(),
-                                       jax.process_count()):
+    for batch in pipeline.eval_batches(split, batch_size, jax.process_index(), jax.process_count()):
         batch.pop('labels')
-        found = _outputs(network, variables, parallel.to_global(batch, mesh), image_size, mesh,
-                         outputs)
+        found = _outputs(network, variables, parallel.to_global(batch, mesh), image_size, mesh, outputs)
         if under_way is not None:  # fetched while the next batch is computed
             yield jax.device_get(under_way)
         under_way = found
@@ -50,8 +48,9 @@ def passes(network, variables, split, image_size: int, batch_size: int, mesh,
         yield jax.device_get(under_way)
 
 
-def extract(network, variables, split, image_size: int, batch_size: int, mesh,
-            output: str = 'pooled') -> np.ndarray:
+def extract(
+    network, variables, split, image_size: int, batch_size: int, mesh, output: str = 'pooled'
+) -> np.ndarray:
     """One output [n, ...] of a split's images, float32; otherwise as `passes`."""
     collected = None
     for found in passes(network, variables, split, image_size, batch_size, mesh, (output,)):
@@ -62,8 +61,9 @@ def extract(network, variables, split, image_size: int, batch_size: int, mesh,
     return collected
 
 
-def initial_readings(encoder, variables, split, image_size: int, batch_size: int, mesh,
-                     batches: int = 16) -> dict[str, dict]:
+def initial_readings(
+    encoder, variables, split, image_size: int, batch_size: int, mesh, batches: int = 16
+) -> dict[str, dict]:
     """An untrained encoder's variables, `calibrated` and `uncalibrated`.
 
     Calibrated running statistics are the mean over `batches` batches of un-augmented training images
@@ -76,12 +76,12 @@ def initial_readings(encoder, variables, split, image_size: int, batch_size: int
     @jax.jit
     def statistics(params, images):
         images = augment.standardise(augment.resize(images, image_size))
-        _, new = encoder.apply(variables | {'params': params}, images, train=True,
-                               mutable=['batch_stats'])
+        _, new = encoder.apply(variables | {'params': params}, images, train=True, mutable=['batch_stats'])
         return new['batch_stats']
 
-    stream = pipeline.train_batches(split, batch_size, 0, process_index=jax.process_index(),
-                                    process_count=jax.process_count())
+    stream = pipeline.train_batches(
+        split, batch_size, 0, process_index=jax.process_index(), process_count=jax.process_count()
+    )
     total = None
     for _, batch in zip(range(batches), stream):
         images = parallel.to_global({'image': batch['image']}, mesh)['image']
@@ -109,17 +109,26 @@ def evaluate(encoder, variables, data, config, mesh) -> dict[str, float]:
     """
     train = subset(data.splits['train'], config.eval.max_train_images)
     test = data.splits[config.eval.split]
-    features = functools.partial(extract, encoder, variables, image_size=config.data.image_size,
-                                 batch_size=config.eval.batch_size, mesh=mesh)
+    features = functools.partial(
+        extract,
+        encoder,
+        variables,
+        image_size=config.data.image_size,
+        batch_size=config.eval.batch_size,
+        mesh=mesh,
+    )
     train_x, test_x = features(split=train), features(split=test)
-    scores = {'probe': linear_probe(train_x, train.labels, train.patient_ids, test_x),
-              'knn': knn(train_x, train.labels, test_x)}
+    scores = {
+        'probe': linear_probe(train_x, train.labels, train.patient_ids, test_x),
+        'knn': knn(train_x, train.labels, test_x),
+    }
     findings = [i for i, name in enumerate(data.label_names) if name != NO_FINDING]
     result = {}
     for probe, score in scores.items():
         per_class = auroc(test.labels[:, findings], score[:, findings])
         result[f'{probe}/auroc'] = mean_auroc(per_class)[0]
         if probe == 'probe':
-            result |= {f'probe/auroc/{data.label_names[i]}': float(value)
-                       for i, value in zip(findings, per_class)}
+            result |= {
+                f'probe/auroc/{data.label_names[i]}': float(value) for i, value in zip(findings, per_class)
+            }
     return result

@@ -29,7 +29,9 @@ from absl import flags
 from flax import traverse_util
 from ml_collections import config_flags
 
-from mlvicx_jax import config as configs, prepare, workdir as workdirs
+from mlvicx_jax import config as configs
+from mlvicx_jax import prepare
+from mlvicx_jax import workdir as workdirs
 from mlvicx_jax.errors import UserError, first_line
 from mlvicx_jax.evaluation import tables
 from mlvicx_jax.log import duration
@@ -38,8 +40,14 @@ STOPPED = os.EX_TEMPFAIL  # exit code after SIGTERM or Ctrl-C, as that of a trai
 GRACE = 120.0  # seconds that runs get to save before they are killed
 TABLES_EVERY = 30.0  # seconds between two writings of the tables while runs end
 # Fields of a run that may differ between two starts of a grid: no number depends on them.
-FREE = (*workdirs.FREE, 'log_every_steps', 'watchdog_seconds', 'checkpoint.every_steps',
-        'checkpoint.keep_last', 'checkpoint.keep_every')
+FREE = (
+    *workdirs.FREE,
+    'log_every_steps',
+    'watchdog_seconds',
+    'checkpoint.every_steps',
+    'checkpoint.keep_last',
+    'checkpoint.keep_every',
+)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -56,6 +64,7 @@ class Job:
         cell: its place in the tables; None for a pretraining.
         after: the job that trains its encoder, or None.
     """
+
     name: str
     kind: str
     folder: pathlib.Path
@@ -96,8 +105,10 @@ def run(config, workdir: str | os.PathLike, command: Sequence[str]) -> int:
             refuse_another_config(job)
         book = _Book(config, workdir, jobs)
         todo = [job for job in jobs if not job.done]
-        _say(f'{len(jobs)} runs in {workdir}, {len(jobs) - len(todo)} of them done; the output of '
-             'each is in the .log beside its folder')
+        _say(
+            f'{len(jobs)} runs in {workdir}, {len(jobs) - len(todo)} of them done; the output of '
+            'each is in the .log beside its folder'
+        )
         _prepare(todo)
         with _Stop() as stop:
             failed = _work(todo, command, config.grid.parallel, lock, stop, book)
@@ -121,23 +132,42 @@ def check(config) -> None:
     methods = [*grid.inits, *grid.pretrain]
     shares = [share for of_task in grid.fractions.values() for share in of_task]
     rules = (
-        ('grid.inits and grid.pretrain', sorted(methods), bool(methods)
-         and len(set(methods)) == len(methods), 'one method or more, each named once'),
+        (
+            'grid.inits and grid.pretrain',
+            sorted(methods),
+            bool(methods) and len(set(methods)) == len(methods),
+            'one method or more, each named once',
+        ),
         ('grid.sets', list(grid.sets), bool(len(grid.sets)), 'one set or more'),
-        ('names in grid.sets, grid.inits and grid.pretrain', sorted([*grid.sets, *methods]),
-         all(re.fullmatch(r'[\w.+-]+', name) for name in [*grid.sets, *methods]),
-         'letters, digits and . _ + -: folders are called by them'),
-        ('grid.protocols', grid.protocols, bool(grid.protocols)
-         and set(grid.protocols) <= set(configs.PROTOCOLS),
-         f'some of {", ".join(configs.PROTOCOLS)}'),
-        ('grid.fractions', shares, all(0 < share <= 1 for share in shares),
-         'shares above 0, at most 1'),
-        ('grid.seeds', grid.seeds, bool(grid.seeds) and len(set(grid.seeds)) == len(grid.seeds)
-         and all(isinstance(seed, int) and seed >= 0 for seed in grid.seeds),
-         'one or more whole numbers, none twice'),
+        (
+            'names in grid.sets, grid.inits and grid.pretrain',
+            sorted([*grid.sets, *methods]),
+            all(re.fullmatch(r'[\w.+-]+', name) for name in [*grid.sets, *methods]),
+            'letters, digits and . _ + -: folders are called by them',
+        ),
+        (
+            'grid.protocols',
+            grid.protocols,
+            bool(grid.protocols) and set(grid.protocols) <= set(configs.PROTOCOLS),
+            f'some of {", ".join(configs.PROTOCOLS)}',
+        ),
+        ('grid.fractions', shares, all(0 < share <= 1 for share in shares), 'shares above 0, at most 1'),
+        (
+            'grid.seeds',
+            grid.seeds,
+            bool(grid.seeds)
+            and len(set(grid.seeds)) == len(grid.seeds)
+            and all(isinstance(seed, int) and seed >= 0 for seed in grid.seeds),
+            'one or more whole numbers, none twice',
+        ),
         ('grid.parallel', grid.parallel, grid.parallel >= 1, '1 or more'),
-        ('tables.reference', config.tables.reference, config.tables.reference in methods,
-         f'one of the methods {", ".join(methods)}'))
+        (
+            'tables.reference',
+            config.tables.reference,
+            config.tables.reference in methods,
+            f'one of the methods {", ".join(methods)}',
+        ),
+    )
     for field, value, holds, expected in rules:
         if not holds:
             raise UserError(f'config.{field} is {value!r}, expected {expected}')
@@ -162,8 +192,7 @@ def plan(config, workdir: pathlib.Path) -> list[Job]:
             job = Job(f'pretrain {name} seed {seed}', f'pretrain {name}', folder, words, parsed)
             jobs.append(job)
             # Bottlenecks are used downstream where the encoder was trained with them.
-            encoders[name] = job, [str(folder),
-                                   f'--config.model.context={parsed["model"]["context"]}']
+            encoders[name] = job, [str(folder), f'--config.model.context={parsed["model"]["context"]}']
         for set_name, recipe in grid.sets.items():
             for protocol in grid.protocols:
                 task = _task(recipe, set_name)
@@ -178,14 +207,26 @@ def _job(cell, recipe, init, after, shared, workdir) -> Job:
     recipe, *own = shlex.split(recipe)
     joint = ',' if ':' in recipe else ':'
     path, *flags_of_init = init
-    words = [f'--config={recipe}{joint}protocol={cell.protocol},fraction={cell.share:g}', *own,
-             f'--config.init={path}', *flags_of_init, f'--config.seed={cell.seed}', *shared]
+    words = [
+        f'--config={recipe}{joint}protocol={cell.protocol},fraction={cell.share:g}',
+        *own,
+        f'--config.init={path}',
+        *flags_of_init,
+        f'--config.seed={cell.seed}',
+        *shared,
+    ]
     share = f'{100 * cell.share:g} %'
-    return Job(f'{cell.set} {cell.protocol} {share} {cell.method} seed {cell.seed}',
-               f'{cell.set} {cell.protocol} {share}',
-               workdir / 'runs' / '-'.join((cell.set, cell.protocol, f'{cell.share:g}', cell.method,
-                                            f'seed{cell.seed}')),
-               words, _parse(words), cell, after)
+    return Job(
+        f'{cell.set} {cell.protocol} {share} {cell.method} seed {cell.seed}',
+        f'{cell.set} {cell.protocol} {share}',
+        workdir
+        / 'runs'
+        / '-'.join((cell.set, cell.protocol, f'{cell.share:g}', cell.method, f'seed{cell.seed}')),
+        words,
+        _parse(words),
+        cell,
+        after,
+    )
 
 
 def _with_seed(init: str, seed: int) -> list[str]:
@@ -197,8 +238,10 @@ def _with_seed(init: str, seed: int) -> list[str]:
 def _task(recipe: str, name: str) -> str:
     task = _parse([f'--config={shlex.split(recipe)[0]}', *shlex.split(recipe)[1:]])['task']
     if task not in ('classify', 'segment'):
-        raise UserError(f'config.grid.sets.{name} is {recipe}, whose task is {task}; expected a '
-                        'recipe of configs/classify.py or configs/segment.py')
+        raise UserError(
+            f'config.grid.sets.{name} is {recipe}, whose task is {task}; expected a '
+            'recipe of configs/classify.py or configs/segment.py'
+        )
     return task
 
 
@@ -214,8 +257,9 @@ def _parse(words: list[str]) -> dict:
     except UserError as error:
         raise UserError(f'{shlex.join(words)}: {error}') from error
     except Exception as error:  # whatever a recipe and ml_collections raise
-        raise UserError(f'{shlex.join(words)}: {first_line(error)}; mend config.grid, this is '
-                        'what it would run') from error
+        raise UserError(
+            f'{shlex.join(words)}: {first_line(error)}; mend config.grid, this is what it would run'
+        ) from error
 
 
 def refuse_another_config(job: Job) -> None:
@@ -227,15 +271,18 @@ def refuse_another_config(job: Job) -> None:
     try:
         old = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f'{path}: can not be read ({first_line(error)}), so nobody knows what the '
-                        f'run in {job.folder} is of; delete that folder') from error
-    flat = [workdirs.LATER | traverse_util.flatten_dict(config, sep='.')
-            for config in (old, job.config)]
+        raise UserError(
+            f'{path}: can not be read ({first_line(error)}), so nobody knows what the '
+            f'run in {job.folder} is of; delete that folder'
+        ) from error
+    flat = [workdirs.LATER | traverse_util.flatten_dict(config, sep='.') for config in (old, job.config)]
     changed = [line for field, line in workdirs.differences(*flat).items() if field not in FREE]
     if changed:
-        raise UserError(f'{job.folder} holds a run of another config: {"; ".join(changed)}. Delete '
-                        'that folder to run it again, give the grid the old values, or a new '
-                        '--workdir')
+        raise UserError(
+            f'{job.folder} holds a run of another config: {"; ".join(changed)}. Delete '
+            'that folder to run it again, give the grid the old values, or a new '
+            '--workdir'
+        )
 
 
 def _prepare(jobs: list[Job]) -> None:
@@ -275,8 +322,7 @@ def _work(todo, command, parallel, lock, stop, book) -> dict[Job, str]:
                 if process.returncode == 0 and job.done:
                     _say(f'{clock.place()} {job.name}  {book.enter(job)}  {said}')
                 elif not stop.asked:  # else it was told to stop, too
-                    failed[job] = (f'exit code {process.returncode}: {_last_line(job.log)}; '
-                                   f'{job.log}')
+                    failed[job] = f'exit code {process.returncode}: {_last_line(job.log)}; {job.log}'
                     _say(f'{clock.place()} {job.name}  FAILED  {said}')
     finally:
         _end(running, stop)
@@ -294,8 +340,15 @@ def _start(job: Job, command, lock) -> subprocess.Popen:
     with job.log.open('ab') as log:
         log.write(f'$ {shlex.join(words)}\n'.encode())
         log.flush()
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                start_new_session=True, pass_fds=(lock,), preexec_fn=_die_with)
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=(lock,),
+            preexec_fn=_die_with,
+        )
 
 
 _PRCTL = getattr(ctypes.CDLL(None), 'prctl', None) if sys.platform == 'linux' else None
@@ -353,8 +406,9 @@ class _Book:
         return tables.headline(self._runs[job.cell])
 
     def write(self) -> None:
-        self.tables = tables.fill([job.cell for job in self._jobs], self._runs,
-                                  self._config.reference, self._config.ablation)
+        self.tables = tables.fill(
+            [job.cell for job in self._jobs], self._runs, self._config.reference, self._config.ablation
+        )
         tables.write(self.folder, self.tables)
         self._written = time.monotonic()
 
@@ -390,8 +444,9 @@ class _Stop:
 
     def __enter__(self):
         self.times = 0
-        self._before = {number: signal.signal(number, self._receive)
-                        for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {
+            number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         return self
 
     def __exit__(self, *_):
@@ -413,8 +468,9 @@ def _lock(workdir: pathlib.Path) -> Iterator[int]:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / 'grid.lock').open('w')
     except OSError as error:
-        raise UserError(f'--workdir={workdir} can not be used ({error.strerror}); give one that '
-                        'you may write to') from error
+        raise UserError(
+            f'--workdir={workdir} can not be used ({error.strerror}); give one that you may write to'
+        ) from error
     with file:
         for attempt in range(100):  # runs of a grid that was killed take a moment to die
             try:
@@ -423,8 +479,10 @@ def _lock(workdir: pathlib.Path) -> Iterator[int]:
             except BlockingIOError:
                 time.sleep(0.1)
         else:
-            raise UserError(f'{workdir}: another grid, or a run of one, is at work in this folder; '
-                            'wait for it, or give another --workdir')
+            raise UserError(
+                f'{workdir}: another grid, or a run of one, is at work in this folder; '
+                'wait for it, or give another --workdir'
+            )
         yield file.fileno()
 
 

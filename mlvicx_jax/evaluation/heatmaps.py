@@ -1,7 +1,7 @@
 """Where a classifier looks: Grad-CAM, and how its maps meet the boxes of a finding."""
 
-from collections.abc import Sequence
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -45,10 +45,15 @@ def grad_cam(network, variables, images, labels, level: str = 'stage4'):
         maps float32 [b, k, h / stride, w / stride], not normalised, so that their heights compare
         between images; logits [b, L].
     """
+
     def forward(perturbations):
         found, kept = network.apply(
-            variables | perturbations, images, train=False, mutable=['intermediates'],
-            capture_intermediates=lambda module, _: isinstance(module, ResNet18))
+            variables | perturbations,
+            images,
+            train=False,
+            mutable=['intermediates'],
+            capture_intermediates=lambda module, _: isinstance(module, ResNet18),
+        )
         return found['logits'], kept['intermediates']['encoder']['__call__'][0][level]
 
     like = jax.eval_shape(forward, {})[1]
@@ -56,10 +61,9 @@ def grad_cam(network, variables, images, labels, level: str = 'stage4'):
     logits, backward, feature = jax.vjp(forward, zero, has_aux=True)
 
     def of_label(label):
-        gradient, = jax.tree.leaves(backward(jnp.zeros_like(logits).at[:, label].set(1)))
+        (gradient,) = jax.tree.leaves(backward(jnp.zeros_like(logits).at[:, label].set(1)))
         weights = wide(gradient).mean((1, 2))
-        return jnp.einsum('bc,bhwc->bhw', weights, wide(feature),
-                          precision=jax.lax.Precision.HIGHEST)
+        return jnp.einsum('bc,bhwc->bhw', weights, wide(feature), precision=jax.lax.Precision.HIGHEST)
 
     # One label after the other: the gradients of all of them would not fit for the first levels.
     return jnp.moveaxis(jax.lax.map(of_label, labels), 0, 1), logits
@@ -93,9 +97,16 @@ def normalised(maps: np.ndarray) -> np.ndarray:
     return maps / np.where(highest > 0, highest, 1)
 
 
-def split_maps(network, variables, split: Split, labels: Sequence[int], wanted: np.ndarray,
-               level: str, image_size: int,
-               batch_size: int) -> tuple[list[np.ndarray], np.ndarray]:
+def split_maps(
+    network,
+    variables,
+    split: Split,
+    labels: Sequence[int],
+    wanted: np.ndarray,
+    level: str,
+    image_size: int,
+    batch_size: int,
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Grad-CAM of a split's whole images, preprocessed as in every evaluation.
 
     Args:
@@ -111,8 +122,7 @@ def split_maps(network, variables, split: Split, labels: Sequence[int], wanted: 
     probabilities = np.zeros(wanted.shape, np.float32)
     labels = jnp.asarray(labels)
     for batch in pipeline.eval_batches(split, batch_size):
-        maps, scores = jax.device_get(
-            _maps(network, variables, batch['image'], labels, level, image_size))
+        maps, scores = jax.device_get(_maps(network, variables, batch['image'], labels, level, image_size))
         if of_label is None:
             of_label = [np.zeros((count, *maps.shape[2:]), np.float32) for count in wanted.sum(0)]
         for row in np.flatnonzero(batch['mask']):
@@ -152,8 +162,7 @@ def box_mask(boxes: np.ndarray, size: int) -> np.ndarray:
     mask = np.zeros((size, size), bool)
     centres = (np.arange(size) + 0.5) / size
     for ymin, xmin, ymax, xmax in boxes:
-        rows, columns = ((low <= centres) & (centres < high)
-                         for low, high in ((ymin, ymax), (xmin, xmax)))
+        rows, columns = ((low <= centres) & (centres < high) for low, high in ((ymin, ymax), (xmin, xmax)))
         for axis, middle in ((rows, (ymin + ymax) / 2), (columns, (xmin + xmax) / 2)):
             axis[min(int(middle * size), size - 1)] = True
         mask |= rows[:, None] & columns
@@ -178,9 +187,14 @@ def localise(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
     region = _region(shown)
     total = lambda x: x.sum((-2, -1), dtype=np.float64)
     share = lambda part, whole: total(part) / np.where(total(whole) > 0, total(whole), 1)
-    return np.stack(np.broadcast_arrays(
-        share(peak & inside, peak), share(region & inside, region | inside),
-        share(np.where(inside, shown, 0), shown)), -1)
+    return np.stack(
+        np.broadcast_arrays(
+            share(peak & inside, peak),
+            share(region & inside, region | inside),
+            share(np.where(inside, shown, 0), shown),
+        ),
+        -1,
+    )
 
 
 def _region(shown):
@@ -230,16 +244,22 @@ def localisation(maps: np.ndarray, inside: np.ndarray, patients: np.ndarray) -> 
             others[i] = localise(image_map, inside[drawn]).mean(0)
     scores = localise(maps, inside)
     by_chance = np.array([chance(*pair) for pair in zip(maps, inside)])
-    columns = {'value': scores, 'chance': by_chance, 'other_films': others,
-               'above_chance': scores - by_chance, 'above_other_films': scores - others}
+    columns = {
+        'value': scores,
+        'chance': by_chance,
+        'other_films': others,
+        'above_chance': scores - by_chance,
+        'above_other_films': scores - others,
+    }
     table = np.stack(list(columns.values()), 1)
     intervals = np.full((*table.shape[1:], 2), np.nan)
     count = len(np.unique(patients))
     if count >= FEWEST_PATIENTS:
-        intervals = np.stack(percentile_interval(bootstrap(
-            lambda _, rows: rows.mean(0), np.zeros(len(table)), table, patients)), -1)
-    result = {'films': len(maps), 'patients': count,
-              'empty_maps': int((maps.max((-2, -1)) <= 0).sum())}
+        intervals = np.stack(
+            percentile_interval(bootstrap(lambda _, rows: rows.mean(0), np.zeros(len(table)), table, patients)),
+            -1,
+        )
+    result = {'films': len(maps), 'patients': count, 'empty_maps': int((maps.max((-2, -1)) <= 0).sum())}
     for m, measure in enumerate(MEASURES):
         result[measure] = {}
         for c, name in enumerate(columns):

@@ -19,7 +19,8 @@ import numpy as np
 import optax
 from scipy.special import expit
 
-from mlvicx_jax import __version__, methods, optim, parallel, state as states
+from mlvicx_jax import __version__, methods, optim, parallel
+from mlvicx_jax import state as states
 from mlvicx_jax import workdir as workdirs
 from mlvicx_jax.checkpoint import Checkpoints
 from mlvicx_jax.data import opening
@@ -59,16 +60,26 @@ def run(config, workdir) -> int:
     with contextlib.closing(log):
         layer, step, validation, scores = heads(config, x, splits, data.label_names, log)
     found = classification.report(workdir, data, scores)
-    state = state.replace(step=jnp.int32(step), params=state.params | {
-        'classifier': jax.tree.map(jnp.asarray, layer)})
-    with contextlib.closing(Checkpoints(workdir / 'checkpoints', 0, 1, 0,
-                                        splits['train'].hash)) as checkpoints:
+    state = state.replace(
+        step=jnp.int32(step), params=state.params | {'classifier': jax.tree.map(jnp.asarray, layer)}
+    )
+    with contextlib.closing(Checkpoints(workdir / 'checkpoints', 0, 1, 0, splits['train'].hash)) as checkpoints:
         checkpoints.save(state)
         checkpoints.wait()
     if jax.process_index() == 0:
-        write_json(results, downstream.about(config, data, proved) | found | {
-            'task': config.task, 'step': step, 'primary': 'linear', 'validation/auroc': validation,
-            'device': parallel.device_name(), 'version': __version__})
+        write_json(
+            results,
+            downstream.about(config, data, proved)
+            | found
+            | {
+                'task': config.task,
+                'step': step,
+                'primary': 'linear',
+                'validation/auroc': validation,
+                'device': parallel.device_name(),
+                'version': __version__,
+            },
+        )
     say(f'finished at step {step}; results in {results}')
     return 0
 
@@ -83,8 +94,12 @@ def features(config, encoder, variables, full, splits, mesh) -> dict[str, np.nda
     Args:
         full: the data set of whose splits `splits` are the parts of the same names.
     """
-    made_of = {'weights': weights.digest(variables), 'encoder': repr(encoder),
-               'set': str(full.folder.resolve()), 'size': config.data.image_size}
+    made_of = {
+        'weights': weights.digest(variables),
+        'encoder': repr(encoder),
+        'set': str(full.folder.resolve()),
+        'size': config.data.image_size,
+    }
     result = {}
     for name, split in splits.items():
         whole = full.splits[name]
@@ -94,11 +109,11 @@ def features(config, encoder, variables, full, splits, mesh) -> dict[str, np.nda
         found = _read(path)
         if found is None:
             say(f'features of {name}: {len(whole)} images ...')
-            found = frozen.extract(encoder, variables, whole, config.data.image_size,
-                                   config.eval.batch_size, mesh)
+            found = frozen.extract(
+                encoder, variables, whole, config.data.image_size, config.eval.batch_size, mesh
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_arrays(path, {'pooled': found,
-                                'sha256': hashlib.sha256(found.tobytes()).hexdigest()})
+            write_arrays(path, {'pooled': found, 'sha256': hashlib.sha256(found.tobytes()).hexdigest()})
         place = {image: i for i, image in enumerate(whole.image_ids.tolist())}
         result[name] = found[[place[image] for image in split.image_ids.tolist()]]
     return result
@@ -128,13 +143,19 @@ def heads(config, x, splits, names, log):
     y = {name: split.labels for name, split in splits.items()}
     layer, step, validation = fit(config, x, y, names, log)
     judged = np.concatenate([x['validation'], x['test']])
-    scores = {'linear': expit(judged @ layer['kernel'] + layer['bias']),
-              'lbfgs': _lbfgs(x['train'], y['train'], splits['train'].patient_ids, judged),
-              'knn': knn(x['train'], y['train'], judged)}
+    scores = {
+        'linear': expit(judged @ layer['kernel'] + layer['bias']),
+        'lbfgs': _lbfgs(x['train'], y['train'], splits['train'].patient_ids, judged),
+        'knn': knn(x['train'], y['train'], judged),
+    }
     of_split = lambda part: {head: array[part] for head, array in scores.items()}
     border = len(x['validation'])
-    return layer, step, validation, {'validation': of_split(slice(border)),
-                                     'test': of_split(slice(border, None))}
+    return (
+        layer,
+        step,
+        validation,
+        {'validation': of_split(slice(border)), 'test': of_split(slice(border, None))},
+    )
 
 
 def fit(config, x, y, names, log) -> tuple[dict[str, np.ndarray], int, float]:
@@ -174,18 +195,24 @@ def fit(config, x, y, names, log) -> tuple[dict[str, np.ndarray], int, float]:
             value, gradient = jax.value_and_grad(loss)(params, rows)
             updates, opt_state = optimizer.update(gradient, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), value
+
         (params, opt_state), values = jax.lax.scan(step, (params, opt_state), rows)
         return params, opt_state, values.mean()
 
-    params = {'classifier': {'kernel': jnp.zeros((inputs.shape[1], labels.shape[1])),
-                             'bias': jnp.zeros(labels.shape[1])}}
+    params = {
+        'classifier': {
+            'kernel': jnp.zeros((inputs.shape[1], labels.shape[1])),
+            'bias': jnp.zeros(labels.shape[1]),
+        }
+    }
     opt_state = optimizer.init(params)
     known = classification.known_labels(y['train'])
     stream = batches(len(inputs), batch, config.seed)
     best = downstream.Best(classification.Evaluation.monitor, config.early_stopping.patience)
     for step in range(every, total_steps + 1, every):
         params, opt_state, value = train_steps(
-            params, opt_state, np.stack(list(itertools.islice(stream, every))))
+            params, opt_state, np.stack(list(itertools.islice(stream, every)))
+        )
         layer = jax.device_get(params['classifier'])
         kernel = layer['kernel'] * scale[:, None]
         layer = {'kernel': kernel, 'bias': layer['bias'] - mean @ kernel}
@@ -204,7 +231,7 @@ def batches(count: int, size: int, seed: int):
     """Yields rows [size], without end: every epoch a permutation of its own, its remainder dropped."""
     for epoch in itertools.count():
         order = np.random.default_rng([seed, epoch]).permutation(count)
-        yield from order[:count // size * size].reshape(-1, size)
+        yield from order[: count // size * size].reshape(-1, size)
 
 
 def _lbfgs(train_x, train_y, patients, x) -> np.ndarray:

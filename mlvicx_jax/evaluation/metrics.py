@@ -17,8 +17,7 @@ from mlvicx_jax.errors import UserError
 CALIBRATION_BINS = 15  # Guo et al., 2017 (arXiv:1706.04599), section 3
 
 
-def judged(labels: np.ndarray, scores: np.ndarray,
-           metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def judged(labels: np.ndarray, scores: np.ndarray, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Checks labels and scores, and tells which columns have both classes and a score.
 
     Args:
@@ -37,18 +36,23 @@ def judged(labels: np.ndarray, scores: np.ndarray,
     if labels.ndim != 2 or labels.shape != scores.shape:
         raise UserError(
             f'{metric}: labels have shape {labels.shape} and scores {scores.shape}; expected the '
-            'same [images, classes]: score every labelled image once, one column per class')
+            'same [images, classes]: score every labelled image once, one column per class'
+        )
     if not np.isin(labels, (0, 1)).all():
         found = np.unique(labels[~np.isin(labels, (0, 1))])[:3]
-        raise UserError(f'{metric}: labels hold {found}; expected 0 and 1: map or leave out '
-                        'uncertain and missing labels first')
+        raise UserError(
+            f'{metric}: labels hold {found}; expected 0 and 1: map or leave out '
+            'uncertain and missing labels first'
+        )
     available = labels.min(axis=0, initial=1) != labels.max(axis=0, initial=0)
     available &= ~np.isnan(scores).all(axis=0)
     bad = np.sum(~np.isfinite(scores), axis=0) * available
     if bad.any():
         c = np.argmax(bad > 0)
-        raise UserError(f'{metric}: class {c} has {bad[c]} of {len(scores)} scores that are not '
-                        'finite; expected numbers: look for the images whose features overflow')
+        raise UserError(
+            f'{metric}: class {c} has {bad[c]} of {len(scores)} scores that are not '
+            'finite; expected numbers: look for the images whose features overflow'
+        )
     return labels, scores, available
 
 
@@ -93,8 +97,12 @@ def f1_threshold(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     Returns:
         float64 [k], the highest of the best ones; NaN where `auroc` is.
     """
-    return _per_class(lambda label, score: _best_threshold(
-        label, score, lambda tp, fp, p, n: 2 * tp / (tp + fp + p)), labels, scores, 'F1')
+    return _per_class(
+        lambda label, score: _best_threshold(label, score, lambda tp, fp, p, n: 2 * tp / (tp + fp + p)),
+        labels,
+        scores,
+        'F1',
+    )
 
 
 def accuracy_threshold(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -104,8 +112,12 @@ def accuracy_threshold(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
     Args, Returns, Raises: as `f1_threshold`.
     """
-    return _per_class(lambda label, score: _best_threshold(
-        label, score, lambda tp, fp, p, n: (tp + n - fp) / (p + n)), labels, scores, 'accuracy')
+    return _per_class(
+        lambda label, score: _best_threshold(label, score, lambda tp, fp, p, n: (tp + n - fp) / (p + n)),
+        labels,
+        scores,
+        'accuracy',
+    )
 
 
 def f1(labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -161,8 +173,10 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
     """
     labels, p, available = judged(labels, probabilities, 'calibration error')
     if np.any((p < 0) | (p > 1)):
-        raise UserError(f'calibration error: scores go from {np.nanmin(p):g} to {np.nanmax(p):g}; '
-                        'expected probabilities in 0..1: apply the sigmoid to log odds')
+        raise UserError(
+            f'calibration error: scores go from {np.nanmin(p):g} to {np.nanmax(p):g}; '
+            'expected probabilities in 0..1: apply the sigmoid to log odds'
+        )
 
     def of_class(label, p):
         bins = (rankdata(p, 'min').astype(np.int64) - 1) * CALIBRATION_BINS // len(p)
@@ -202,8 +216,10 @@ def finding_means(values: np.ndarray, names: Sequence[str]) -> dict[str, np.ndar
     """
     values = np.asarray(values, np.float64)
     findings = [i for i, name in enumerate(names) if name != NO_FINDING]
-    return {f'mean{len(columns)}': _mean_of_available(values[..., columns])
-            for columns in (findings, range(len(names)))}
+    return {
+        f'mean{len(columns)}': _mean_of_available(values[..., columns])
+        for columns in (findings, range(len(names)))
+    }
 
 
 def not_available(values: np.ndarray, names: Sequence[str]) -> list[str]:
@@ -249,8 +265,7 @@ def mask_means(values: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.nd
         (positives, all), each float64 scalar or [k]; NaN where there is no such image.
     """
     values = np.asarray(values, np.float64).T
-    return (_mean_of_available(np.where(np.asarray(truth, bool).T, values, np.nan)),
-            _mean_of_available(values))
+    return (_mean_of_available(np.where(np.asarray(truth, bool).T, values, np.nan)), _mean_of_available(values))
 
 
 def _per_class(metric: Callable, labels, scores, name) -> np.ndarray:
@@ -282,13 +297,16 @@ def _pixels(truth, predicted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels of each mask in both, in truth and in prediction, [n] or [n, k]."""
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.shape != predicted.shape or truth.ndim not in (3, 4):
-        raise UserError(f'masks: the true ones have shape {truth.shape}, the predicted ones '
-                        f'{predicted.shape}; expected the same [images, height, width] or '
-                        '[images, height, width, structures]')
+        raise UserError(
+            f'masks: the true ones have shape {truth.shape}, the predicted ones '
+            f'{predicted.shape}; expected the same [images, height, width] or '
+            '[images, height, width, structures]'
+        )
     for name, mask in (('true', truth), ('predicted', predicted)):
         if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-            raise UserError(f'masks: the {name} ones go from {mask.min():g} to {mask.max():g}; '
-                            'expected 0 and 1: cut probabilities at a threshold first')
+            raise UserError(
+                f'masks: the {name} ones go from {mask.min():g} to {mask.max():g}; '
+                'expected 0 and 1: cut probabilities at a threshold first'
+            )
     truth, predicted = truth.astype(bool), predicted.astype(bool)
-    return tuple(np.count_nonzero(mask, axis=(1, 2)) for mask in (truth & predicted, truth,
-                                                                 predicted))
+    return tuple(np.count_nonzero(mask, axis=(1, 2)) for mask in (truth & predicted, truth, predicted))

@@ -29,14 +29,21 @@ class Evaluation:
         if not self._initial:
             say('evaluating the initial encoder ...')
             readings = frozen.initial_readings(
-                self._encoder, state.encoder, self._data.splits['train'],
-                self._config.data.image_size, self._config.batch_size, self._mesh)
+                self._encoder,
+                state.encoder,
+                self._data.splits['train'],
+                self._config.data.image_size,
+                self._config.batch_size,
+                self._mesh,
+            )
             for reading, variables in readings.items():
                 found = self._probe(variables)
                 suffix = 'init' if reading == 'calibrated' else f'init_{reading}'
                 self._initial |= {f'{probe}_{suffix}': found[probe] for probe in PROBES}
-                say(f'initial encoder, BatchNorm {reading}: probe {found["probe/auroc"]:.3f}, '
-                    f'kNN {found["knn/auroc"]:.3f} (mean AUROC)')
+                say(
+                    f'initial encoder, BatchNorm {reading}: probe {found["probe/auroc"]:.3f}, '
+                    f'kNN {found["knn/auroc"]:.3f} (mean AUROC)'
+                )
         return self._initial
 
     def at(self, state, step: int) -> dict[str, float]:
@@ -47,11 +54,13 @@ class Evaluation:
 
     def results(self, state, numbers, initial) -> dict:
         """The last probes beside the initial ones."""
-        keys = [f'{probe}{which}' for probe in PROBES
-                for which in ('', '_init', '_init_uncalibrated')]
+        keys = [f'{probe}{which}' for probe in PROBES for which in ('', '_init', '_init_uncalibrated')]
         split = self._config.eval.split
-        return {key: (numbers | initial).get(key) for key in keys} | numbers | {
-            'eval/split': split, 'data/eval_hash': self._data.splits[split].hash}
+        return (
+            {key: (numbers | initial).get(key) for key in keys}
+            | numbers
+            | {'eval/split': split, 'data/eval_hash': self._data.splits[split].hash}
+        )
 
     def _probe(self, variables):
         return frozen.evaluate(self._encoder, variables, self._data, self._config, self._mesh)

@@ -48,9 +48,11 @@ def linear_probe(
     train_x, test_x = _finite(train_x, 'training'), _finite(test_x, 'test')
     train_y, patients = np.asarray(train_y), np.asarray(train_patients)
     if len(np.unique(patients)) < 2:
-        raise UserError(f'linear probe: {len(patients)} training images of one patient; expected '
-                        'two patients or more, to choose the penalty on patients not fitted: '
-                        'prepare more images')
+        raise UserError(
+            f'linear probe: {len(patients)} training images of one patient; expected '
+            'two patients or more, to choose the penalty on patients not fitted: '
+            'prepare more images'
+        )
     split = GroupShuffleSplit(n_splits=1, test_size=0.25, random_state=0)
     fit, held_out = next(split.split(train_x, groups=patients))
     inner = [
@@ -61,9 +63,7 @@ def linear_probe(
     return next(_logistic(train_x, train_y, test_x, [grid[best]]))
 
 
-def knn(
-    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, k: int = 20
-) -> np.ndarray:
+def knn(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, k: int = 20) -> np.ndarray:
     """Weighted share of positives among the k training images nearest in cosine similarity.
 
     Each neighbour votes with weight exp(similarity / 0.07), as in Wu et al., "Unsupervised feature
@@ -85,8 +85,7 @@ def knn(
     """
     train_x, test_x = _finite(train_x, 'training'), _finite(test_x, 'test')
     train_y = np.asarray(train_y)
-    index = NearestNeighbors(
-        n_neighbors=min(k, len(train_x)), metric='cosine', algorithm='brute').fit(train_x)
+    index = NearestNeighbors(n_neighbors=min(k, len(train_x)), metric='cosine', algorithm='brute').fit(train_x)
     with config_context(working_memory=128):  # MiB of distances at a time, instead of 1,024
         distance_MxK, neighbour_MxK = index.kneighbors(test_x)
     # Relative to the nearest: the same shares, and exp(1 / 0.07) = 1.6e6 does not appear.
@@ -119,7 +118,9 @@ def _finite(features, name):
     features = np.asarray(features, np.float32)
     bad = np.sum(~np.isfinite(features).all(axis=1))
     if bad:
-        raise UserError(f'probe: {bad} of {len(features)} rows of the {name} features are not '
-                        'finite; expected numbers: the encoder has diverged or its BatchNorm '
-                        'statistics overflow, use an earlier checkpoint')
+        raise UserError(
+            f'probe: {bad} of {len(features)} rows of the {name} features are not '
+            'finite; expected numbers: the encoder has diverged or its BatchNorm '
+            'statistics overflow, use an earlier checkpoint'
+        )
     return features

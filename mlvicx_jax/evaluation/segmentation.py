@@ -60,16 +60,19 @@ class Evaluation:
         values, has = self.judge(state, split)
         positives, everyone = metrics.mask_means(values['dice'], has)
         if not has.any():
-            raise UserError(f'none of the {len(split)} validation images shows '
-                            f'{" or ".join(self._names)}: there is no Dice to watch; give a larger '
-                            'config.data.validation_fraction or another split_seed')
-        numbers = {'validation/dice': np.nanmean(positives),
-                   'validation/dice_all': everyone.mean()}
+            raise UserError(
+                f'none of the {len(split)} validation images shows '
+                f'{" or ".join(self._names)}: there is no Dice to watch; give a larger '
+                'config.data.validation_fraction or another split_seed'
+            )
+        numbers = {'validation/dice': np.nanmean(positives), 'validation/dice_all': everyone.mean()}
         for name, shown, every in zip(self._names, positives, everyone):
             numbers |= {f'validation/dice/{name}': shown, f'validation/dice_all/{name}': every}
         each = ', '.join(f'{name} {_text(value)}' for name, value in zip(self._names, positives))
-        say(f'step {step}  validation Dice over images that show it: {each}; over all images '
-            f'{numbers["validation/dice_all"]:.3f}')
+        say(
+            f'step {step}  validation Dice over images that show it: {each}; over all images '
+            f'{numbers["validation/dice_all"]:.3f}'
+        )
         return {name: float(value) for name, value in numbers.items()}
 
     def results(self, state, numbers, initial) -> dict:
@@ -84,24 +87,35 @@ class Evaluation:
         for metric, value in values.items():
             means = metrics.mask_means(value, has)
             resampled = statistics.bootstrap(
-                lambda truth, value: np.stack(metrics.mask_means(value, truth)), has, value,
-                split.patient_ids)
+                lambda truth, value: np.stack(metrics.mask_means(value, truth)), has, value, split.patient_ids
+            )
             low, high = statistics.percentile_interval(resampled)
             for kind, over in enumerate(('positives', 'all')):
                 for c, name in enumerate(self._names):
                     ends = low[kind, c], high[kind, c]
                     found[name][f'{metric}_{over}'] = _or_none(means[kind][c])
                     found[name][f'{metric}_{over}_interval'] = (
-                        None if np.isnan(ends).any() else [float(end) for end in ends])
+                        None if np.isnan(ends).any() else [float(end) for end in ends]
+                    )
         samples = self._samples(state, split, has)
-        write_arrays(self._workdir / 'predictions.npz', {
-            'structures': np.array(self._names), 'test_image_ids': split.image_ids,
-            'test_patient_ids': split.patient_ids, 'test_dice': values['dice'],
-            'test_iou': values['iou'], 'test_has': has, **samples})
+        write_arrays(
+            self._workdir / 'predictions.npz',
+            {
+                'structures': np.array(self._names),
+                'test_image_ids': split.image_ids,
+                'test_patient_ids': split.patient_ids,
+                'test_dice': values['dice'],
+                'test_iou': values['iou'],
+                'test_has': has,
+                **samples,
+            },
+        )
         for name, values in found.items():
-            say(f'test, {name}: Dice {_show(values, "dice_positives")} over the '
+            say(
+                f'test, {name}: Dice {_show(values, "dice_positives")} over the '
                 f'{values["positives"]} images that show it, {_show(values, "dice_all")} over '
-                f'all {len(split)}')
+                f'all {len(split)}'
+            )
         return {self.monitor: numbers[self.monitor], 'test': found}
 
     def judge(self, state, split) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -122,8 +136,14 @@ class Evaluation:
         """Yields (places in the split [m], truth, prediction bool [m, S, S, k]), without filling."""
         variables = {'params': state.params, 'batch_stats': state.batch_stats}
         for found in frozen.passes(
-                self._network, variables, split, self._config.data.image_size,
-                self._config.eval.batch_size, self._mesh, ('logits',)):
+            self._network,
+            variables,
+            split,
+            self._config.data.image_size,
+            self._config.eval.batch_size,
+            self._mesh,
+            ('logits',),
+        ):
             real, truth = found['mask'], found['target'] > 0
             predicted = jax.device_get(masks(found['logits'], truth.shape[1]))
             yield found['record'][real], truth[real], predicted[real]
@@ -133,6 +153,7 @@ class Evaluation:
 
         Which depends on the truth and the ids alone, so the networks of a table show the same.
         """
+
         def rank(i):
             text = f'sample/{split.image_ids[i]}'
             return not has[i].any(), hashlib.sha256(text.encode()).digest()
@@ -140,10 +161,13 @@ class Evaluation:
         part = split.take(np.array(sorted(range(len(split)), key=rank)[:SAMPLES]))
         batches = list(self._predict(state, part))
         truth, predicted = (np.concatenate([batch[i] for batch in batches]) for i in (1, 2))
-        images = [batch['image'][batch['mask'], ..., 0]
-                  for batch in pipeline.eval_batches(part, len(part))]
-        return {'sample_image_ids': part.image_ids, 'sample_images': np.concatenate(images),
-                'sample_truth': truth, 'sample_predicted': predicted}
+        images = [batch['image'][batch['mask'], ..., 0] for batch in pipeline.eval_batches(part, len(part))]
+        return {
+            'sample_image_ids': part.image_ids,
+            'sample_images': np.concatenate(images),
+            'sample_truth': truth,
+            'sample_predicted': predicted,
+        }
 
 
 def _or_none(value) -> float | None:

@@ -24,6 +24,7 @@ ROUNDING = 1e-12  # runs of a metric, of order 1, that differ by less are one ru
 
 class Estimate(NamedTuple):
     """A value and its interval, floats or float64 [k]; NaN is not available."""
+
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -31,6 +32,7 @@ class Estimate(NamedTuple):
 
 class Comparison(NamedTuple):
     """A difference, its interval, and the test of its being zero (two-sided `p`)."""
+
     difference: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -38,8 +40,14 @@ class Comparison(NamedTuple):
     p: np.ndarray
 
 
-def bootstrap(metric: Callable, labels: np.ndarray, scores: np.ndarray, patients: Sequence,
-              resamples: int = 1000, seed: int = 0) -> np.ndarray:
+def bootstrap(
+    metric: Callable,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    patients: Sequence,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
     """A metric in test sets made of patients drawn with replacement, each with all images.
 
     `percentile_interval` makes an interval of it. The draws depend on the seed and the patients'
@@ -70,12 +78,16 @@ def bootstrap(metric: Callable, labels: np.ndarray, scores: np.ndarray, patients
     if metric in _PREPARED:
         of_draw = _PREPARED[metric](labels, scores, patients)
     else:
+
         def of_draw(times):
             rows = np.repeat(np.arange(len(labels)), times[patients])
             return metric(labels[rows], scores[rows])
+
     rng, count = np.random.default_rng(seed), patients.max() + 1
-    return np.array([of_draw(np.bincount(rng.integers(count, size=count), minlength=count))
-                     for _ in range(resamples)], np.float64)
+    return np.array(
+        [of_draw(np.bincount(rng.integers(count, size=count), minlength=count)) for _ in range(resamples)],
+        np.float64,
+    )
 
 
 def percentile_interval(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,8 +109,7 @@ def percentile_interval(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(undefined, np.nan, low)[()], np.where(undefined, np.nan, high)[()]
 
 
-def delong_interval(labels: np.ndarray, scores: np.ndarray,
-                    patients: Sequence | None = None) -> Estimate:
+def delong_interval(labels: np.ndarray, scores: np.ndarray, patients: Sequence | None = None) -> Estimate:
     """AUROC of each class with DeLong's interval, on the scale of log odds of the area.
 
     DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988), by the midranks of Sun and Xu, IEEE
@@ -129,13 +140,13 @@ def delong_interval(labels: np.ndarray, scores: np.ndarray,
         if variance > 0:
             odds = value[c] / (1 - value[c])
             step = stats.norm.ppf(TAILS[1]) * np.sqrt(variance) / (value[c] * (1 - value[c]))
-            low[c], high[c] = (odds * factor / (1 + odds * factor)
-                               for factor in np.exp([-step, step]))
+            low[c], high[c] = (odds * factor / (1 + odds * factor) for factor in np.exp([-step, step]))
     return Estimate(value, low, high)
 
 
-def delong_test(labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray,
-                patients: Sequence | None = None) -> Comparison:
+def delong_test(
+    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: Sequence | None = None
+) -> Comparison:
     """Whether two models' AUROCs on one test set differ, for each class: A minus B.
 
     Sources as in `delong_interval`. The variance is that of the placements' differences, which is
@@ -161,8 +172,9 @@ def delong_test(labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray,
     difference, error = np.full((2, labels.shape[1]), np.nan)
     for c in np.flatnonzero(available & available_b):
         label = labels[:, c]
-        positive, negative = (a - b for a, b in zip(_placements(label, scores_a[:, c]),
-                                                    _placements(label, scores_b[:, c])))
+        positive, negative = (
+            a - b for a, b in zip(_placements(label, scores_a[:, c]), _placements(label, scores_b[:, c]))
+        )
         difference[c] = positive.mean()
         variance = _variance(positive, negative, label, patients)
         if variance > 0:
@@ -171,8 +183,7 @@ def delong_test(labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray,
             error[c] = 0
     z = difference / np.where(error == 0, 1, error)
     margin = stats.norm.ppf(TAILS[1]) * error
-    return Comparison(difference, difference - margin, difference + margin, z,
-                      2 * stats.norm.sf(np.abs(z)))
+    return Comparison(difference, difference - margin, difference + margin, z, 2 * stats.norm.sf(np.abs(z)))
 
 
 def t_interval(values: np.ndarray) -> Estimate:
@@ -215,8 +226,10 @@ def paired_t_test(a: np.ndarray, b: np.ndarray) -> Comparison:
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape or len(a) < 2:
-        raise UserError(f'paired t-test: runs of shapes {a.shape} and {b.shape}; expected the same '
-                        'shape and two runs or more: run both methods with the same seeds')
+        raise UserError(
+            f'paired t-test: runs of shapes {a.shape} and {b.shape}; expected the same '
+            'shape and two runs or more: run both methods with the same seeds'
+        )
     estimate = t_interval(a - b)
     t, p = stats.ttest_1samp(np.where(np.isnan(estimate.low), np.nan, a - b), 0)
     return Comparison(*estimate, t, p)
@@ -227,8 +240,10 @@ def _numbered(patients: Sequence | None, labels, scores) -> np.ndarray:
     n = len(labels)
     patients = np.arange(n) if patients is None else np.asarray(patients)
     if not n or patients.shape != (n,) or len(scores) != n:
-        raise UserError(f'{n} rows of labels, {len(scores)} of scores and patients of shape '
-                        f'{patients.shape}; expected one of each for every image')
+        raise UserError(
+            f'{n} rows of labels, {len(scores)} of scores and patients of shape '
+            f'{patients.shape}; expected one of each for every image'
+        )
     return np.unique(patients, return_inverse=True)[1]
 
 
@@ -240,8 +255,10 @@ def _placements(label, score) -> tuple[np.ndarray, np.ndarray]:
     """
     positive, rank = label == 1, stats.rankdata(score)
     p, n = np.sum(positive), np.sum(~positive)
-    return ((rank[positive] - stats.rankdata(score[positive])) / n,
-            1 - (rank[~positive] - stats.rankdata(score[~positive])) / p)
+    return (
+        (rank[positive] - stats.rankdata(score[positive])) / n,
+        1 - (rank[~positive] - stats.rankdata(score[~positive])) / p,
+    )
 
 
 def _variance(positive, negative, label, patients) -> float:
@@ -252,10 +269,11 @@ def _variance(positive, negative, label, patients) -> float:
     """
     is_positive = label == 1
     count = patients.max() + 1
-    sums = [np.bincount(patients[rows], values - values.mean(), count)
-            for rows, values in ((is_positive, positive), (~is_positive, negative))]
-    with_positive, with_negative = (len(np.unique(patients[rows]))
-                                    for rows in (is_positive, ~is_positive))
+    sums = [
+        np.bincount(patients[rows], values - values.mean(), count)
+        for rows, values in ((is_positive, positive), (~is_positive, negative))
+    ]
+    with_positive, with_negative = (len(np.unique(patients[rows])) for rows in (is_positive, ~is_positive))
     if min(with_positive, with_negative) < 2:
         return np.nan
     s10 = with_positive / (with_positive - 1) * np.sum(sums[0] ** 2) / len(positive) ** 2
@@ -271,9 +289,11 @@ def _prepare_auroc(labels, scores, patients) -> Callable:
     for c in np.flatnonzero(available):
         positive, score = labels[:, c] == 1, scores[:, c]
         order = np.argsort(score[~positive])
-        columns[c] = (patients[positive], patients[~positive][order],
-                      *(np.searchsorted(score[~positive][order], score[positive], side)
-                        for side in ('left', 'right')))
+        columns[c] = (
+            patients[positive],
+            patients[~positive][order],
+            *(np.searchsorted(score[~positive][order], score[positive], side) for side in ('left', 'right')),
+        )
 
     def of_draw(times):
         areas = np.full(len(available), np.nan)
@@ -294,15 +314,23 @@ def _prepare_auprc(labels, scores, patients) -> Callable:
     for c in np.flatnonzero(available):
         order = np.argsort(-scores[:, c])
         descending, positive = -scores[order, c], labels[order, c] == 1
-        columns[c] = (patients[order], patients[order][positive],
-                      *(np.searchsorted(some, descending[positive], 'right')
-                        for some in (descending, descending[positive])))
+        columns[c] = (
+            patients[order],
+            patients[order][positive],
+            *(
+                np.searchsorted(some, descending[positive], 'right')
+                for some in (descending, descending[positive])
+            ),
+        )
 
     def of_draw(times):
         areas = np.full(len(available), np.nan)
         for c, (everyone, positive, called, hits) in columns.items():
-            drawn, images, positives = (times[positive], _cumulative(times[everyone]),
-                                        _cumulative(times[positive]))
+            drawn, images, positives = (
+                times[positive],
+                _cumulative(times[everyone]),
+                _cumulative(times[positive]),
+            )
             if 0 < positives[-1] < images[-1]:
                 # A positive that was not drawn may be the first: 0 of 0, at weight 0.
                 precision = positives[hits] / np.maximum(images[called], 1)

@@ -6,7 +6,6 @@ available in one run is not available over runs; a mean over fewer labels is mar
 judged on different images are refused, not mixed.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import dataclasses
 import functools
@@ -17,28 +16,36 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
-from mlvicx_jax_datasets import nih_lists
 import numpy as np
 
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import statistics
 from mlvicx_jax.evaluation.metrics import NO_FINDING
 from mlvicx_jax.log import write_text
+from mlvicx_jax_datasets import nih_lists
 
 PAPER = json.loads(importlib.resources.files(__package__).joinpath('paper_tables.json').read_text())
 NIH = 'nih_chestxray14'
-TITLES = {'table1': 'Table I: AUROC of each class', 'table2': 'Table II: sets and label fractions',
-          'table3': 'Table III: segmentation', 'table4': 'Table IV: ablation of the losses'}
-OVER_MASKS = {'dice_positives': 'Dice over the images that show it',
-              'dice_all': 'Dice over all images, 1 where both masks are empty',
-              'iou_positives': 'IoU over the images that show it'}
+TITLES = {
+    'table1': 'Table I: AUROC of each class',
+    'table2': 'Table II: sets and label fractions',
+    'table3': 'Table III: segmentation',
+    'table4': 'Table IV: ablation of the losses',
+}
+OVER_MASKS = {
+    'dice_positives': 'Dice over the images that show it',
+    'dice_all': 'Dice over all images, 1 where both masks are empty',
+    'iou_positives': 'IoU over the images that show it',
+}
 
 
 class Cell(NamedTuple):
     """What one downstream run is of: its place in the tables. `set` is the grid's name of it."""
+
     set: str
     task: str
     protocol: str
@@ -52,6 +59,7 @@ class Run(NamedTuple):
 
     `judged` is the SHA-256 of the test images' ids and their truth.
     """
+
     folder: str
     results: dict
     labels: tuple[str, ...]
@@ -71,6 +79,7 @@ class Number:
         test: against the reference method, over the seeds of both, or None.
         p_holm: its p, adjusted for all tests of the table.
     """
+
     runs: dict[int, Run]
     values: dict[int, float]
     wanted: int
@@ -100,6 +109,7 @@ class Number:
 
 class Column(NamedTuple):
     """A column of a block: which runs, what is read from one, what the paper has for a method."""
+
     name: str
     protocol: str
     share: float
@@ -111,6 +121,7 @@ class Column(NamedTuple):
 
 class Block(NamedTuple):
     """Rows of one frame: the same test images throughout."""
+
     title: str
     set: str
     quantity: str
@@ -122,6 +133,7 @@ class Block(NamedTuple):
 
 class Table(NamedTuple):
     """A table of the paper in our numbers, and what they are of."""
+
     name: str
     reference: str
     blocks: list[Block]
@@ -147,26 +159,42 @@ def read_run(folder: str | os.PathLike, cell: Cell) -> Run:
         results = json.loads((folder / 'results.json').read_text())
         with np.load(folder / 'predictions.npz') as arrays:
             names = arrays['label_names' if cell.task == 'classify' else 'structures'].tolist()
-            judged = hashlib.sha256(json.dumps(
-                [names, arrays['test_image_ids'].tolist(),
-                 np.asarray(arrays[truth], np.uint8).tolist()]).encode()).hexdigest()
+            judged = hashlib.sha256(
+                json.dumps(
+                    [names, arrays['test_image_ids'].tolist(), np.asarray(arrays[truth], np.uint8).tolist()]
+                ).encode()
+            ).hexdigest()
         found = {name: results[name] for name in ('protocol', 'share', 'seed')}
-        needed = ('dataset', 'labelled_images', 'labelled_hash', 'init', 'init_proof', 'context',
-                  'data/test_hash', 'data/validation_hash', 'test')
+        needed = (
+            'dataset',
+            'labelled_images',
+            'labelled_hash',
+            'init',
+            'init_proof',
+            'context',
+            'data/test_hash',
+            'data/validation_hash',
+            'test',
+        )
         for name in needed + (('primary',) if cell.task == 'classify' else ()):
             results[name]
     except Exception as error:  # NumPy's zip files raise many kinds when damaged
-        raise UserError(f'{folder}: no finished run can be read there ({type(error).__name__}: '
-                        f'{error}); delete the folder to run it again') from error
+        raise UserError(
+            f'{folder}: no finished run can be read there ({type(error).__name__}: '
+            f'{error}); delete the folder to run it again'
+        ) from error
     for name, value in found.items():
         if value != getattr(cell, name):
-            raise UserError(f'{folder}: results.json has {name} {value!r}, expected '
-                            f'{getattr(cell, name)!r}; delete the folder to run it again')
+            raise UserError(
+                f'{folder}: results.json has {name} {value!r}, expected '
+                f'{getattr(cell, name)!r}; delete the folder to run it again'
+            )
     return Run(os.fspath(folder), results, tuple(names), judged)
 
 
-def fill(cells: Iterable[Cell], runs: Mapping[Cell, Run], reference: str,
-         ablation: Mapping[str, str]) -> list[Table]:
+def fill(
+    cells: Iterable[Cell], runs: Mapping[Cell, Run], reference: str, ablation: Mapping[str, str]
+) -> list[Table]:
     """The tables that the cells make up; those without a run yet are left blank.
 
     Args:
@@ -185,24 +213,28 @@ def fill(cells: Iterable[Cell], runs: Mapping[Cell, Run], reference: str,
     in_ablation = {method for row, method in ablation.items() if row != 'both'}
     methods = _unique(cell.method for cell in cells if cell.method not in in_ablation)
     rows = {method: method for method in methods}
-    ablated = {row: method for row, method in ablation.items()
-               if any(cell.method == method for cell in cells)}
-    made = {'classify': {'table1': (_table1, rows, reference),
-                         'table2': (_table2, rows, reference)},
-            'segment': {'table3': (_table3, rows, reference)}}
+    ablated = {row: method for row, method in ablation.items() if any(cell.method == method for cell in cells)}
+    made = {
+        'classify': {'table1': (_table1, rows, reference), 'table2': (_table2, rows, reference)},
+        'segment': {'table3': (_table3, rows, reference)},
+    }
     if len(ablated) > 1:
         made['classify']['table4'] = (_table4, ablated, 'both')
     blocks = {name: [] for name in TITLES}
     for name in _unique(cell.set for cell in cells):
         of_set = [cell for cell in cells if cell.set == name]
         for table, (frames, of, against) in made[of_set[0].task].items():
-            ran = {cell: runs[cell] for cell in of_set if cell in runs
-                   and cell.method in of.values()}
+            ran = {cell: runs[cell] for cell in of_set if cell in runs and cell.method in of.values()}
             if ran:
-                blocks[table] += [_block(title, quantity, of, columns, against, of_set, ran)
-                                  for title, quantity, columns in frames(of_set, ran)]
-    return [_table(name, 'both' if name == 'table4' else reference, some, runs)
-            for name, some in blocks.items() if some]
+                blocks[table] += [
+                    _block(title, quantity, of, columns, against, of_set, ran)
+                    for title, quantity, columns in frames(of_set, ran)
+                ]
+    return [
+        _table(name, 'both' if name == 'table4' else reference, some, runs)
+        for name, some in blocks.items()
+        if some
+    ]
 
 
 def refuse_mixtures(runs: Mapping[Cell, Run]) -> None:
@@ -217,15 +249,20 @@ def refuse_mixtures(runs: Mapping[Cell, Run]) -> None:
         results = run.results
         claims = {
             ('set', cell.set): {
-                'data set': results['dataset'], 'labels': run.labels,
+                'data set': results['dataset'],
+                'labels': run.labels,
                 'test images (data/test_hash)': results['data/test_hash'],
                 'validation images (data/validation_hash)': results['data/validation_hash'],
-                'truth of the test images': run.judged},
+                'truth of the test images': run.judged,
+            },
             ('labelled part of', cell.set, cell.share, cell.seed): {
-                'images (labelled_hash)': results['labelled_hash']},
+                'images (labelled_hash)': results['labelled_hash']
+            },
             ('method', cell.method, cell.seed): {
                 'context bottlenecks (context)': results['context'],
-                'encoder (init_proof)': (results['init_proof'] or {}).get('sha256')}}
+                'encoder (init_proof)': (results['init_proof'] or {}).get('sha256'),
+            },
+        }
         for place, claim in claims.items():
             first, folder = frames.setdefault(place, (claim, run.folder))
             for what, value in claim.items():
@@ -233,7 +270,8 @@ def refuse_mixtures(runs: Mapping[Cell, Run]) -> None:
                     raise UserError(
                         f'{" ".join(map(str, place))}: {run.folder} has other {what} than '
                         f'{folder}: {value} and {first[what]}. They can not stand in one table: '
-                        'delete the folder that is out of date, or give the grid a new --workdir')
+                        'delete the folder that is out of date, or give the grid a new --workdir'
+                    )
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -266,10 +304,15 @@ def _mean_column(run: Run, protocol: str, share: float, name: str, paper: Callab
     """A column for one of `_means`. The paper's mean holds No Finding, so it stands at the last."""
     means = _means(run)
     within = _findings(run) if name == means[0] else run.labels
-    return Column(also or name, protocol, share, lambda run: _head(run)['means'][name],
-                  paper if name == means[-1] else _no_paper,
-                  lambda run: [label for label in _head(run)['not_available'] if label in within],
-                  tested=name == means[0])
+    return Column(
+        also or name,
+        protocol,
+        share,
+        lambda run: _head(run)['means'][name],
+        paper if name == means[-1] else _no_paper,
+        lambda run: [label for label in _head(run)['not_available'] if label in within],
+        tested=name == means[0],
+    )
 
 
 def _table1(cells, runs):
@@ -277,14 +320,26 @@ def _table1(cells, runs):
     if len(_findings(run)) < 2:
         return
     for protocol, share in _unique((cell.protocol, cell.share) for cell in cells):
+
         def paper(method, label, protocol=protocol, share=share):
             return _paper(run, 'table1', protocol == 'finetune' and (str(share), method, label))
+
         columns = [
-            Column(label, protocol, share, lambda run, label=label: _head(run)['auroc'][label],
-                   functools.partial(paper, label=label), _nothing_absent, False)
-            for label in (*_findings(run), *(name for name in run.labels if name == NO_FINDING))]
-        columns += [_mean_column(run, protocol, share, name, functools.partial(paper, label='Mean'),
-                                  '') for name in _means(run)]
+            Column(
+                label,
+                protocol,
+                share,
+                lambda run, label=label: _head(run)['auroc'][label],
+                functools.partial(paper, label=label),
+                _nothing_absent,
+                False,
+            )
+            for label in (*_findings(run), *(name for name in run.labels if name == NO_FINDING))
+        ]
+        columns += [
+            _mean_column(run, protocol, share, name, functools.partial(paper, label='Mean'), '')
+            for name in _means(run)
+        ]
         yield f'{protocol}, {_percent(share)} of the labels', 'AUROC', columns
 
 
@@ -293,24 +348,43 @@ def _table2(cells, runs):
     shares = _unique(cell.share for cell in cells)
     findings = _findings(run)
     for protocol in _unique(cell.protocol for cell in cells):
+
         def paper(method, share, protocol=protocol):
             if run.results['dataset'] == NIH and protocol == 'finetune':
                 return _paper(run, 'table1', (str(share), method, 'Mean'))
             return _paper(run, 'table2', (run.results['dataset'], protocol, str(share), method))
+
         if len(findings) > 1:
             for name in _means(run):
-                yield f'{protocol}: AUROC, {name}', name, [
-                    _mean_column(run, protocol, share, name,
-                                  functools.partial(paper, share=share), _percent(share))
-                    for share in shares]
+                yield (
+                    f'{protocol}: AUROC, {name}',
+                    name,
+                    [
+                        _mean_column(
+                            run, protocol, share, name, functools.partial(paper, share=share), _percent(share)
+                        )
+                        for share in shares
+                    ],
+                )
             continue
         label = findings[0]
         for metric, tested in (('accuracy', False), ('auroc', True), ('auprc', False)):
-            yield f'{protocol}: {metric} of {label}', metric, [
-                Column(_percent(share), protocol, share,
-                       lambda run, metric=metric: _head(run)[metric][label],
-                       functools.partial(paper, share=share) if metric == 'accuracy' else _no_paper,
-                       _nothing_absent, tested) for share in shares]
+            yield (
+                f'{protocol}: {metric} of {label}',
+                metric,
+                [
+                    Column(
+                        _percent(share),
+                        protocol,
+                        share,
+                        lambda run, metric=metric: _head(run)[metric][label],
+                        functools.partial(paper, share=share) if metric == 'accuracy' else _no_paper,
+                        _nothing_absent,
+                        tested,
+                    )
+                    for share in shares
+                ],
+            )
 
 
 def _table3(cells, runs):
@@ -319,14 +393,21 @@ def _table3(cells, runs):
         for quantity, said in OVER_MASKS.items():
             columns = []
             for protocol, share in _unique((cell.protocol, cell.share) for cell in cells):
-                columns.append(Column(
-                    f'{protocol} {_percent(share)}', protocol, share,
-                    lambda run, structure=structure, quantity=quantity:
-                        run.results['test'][structure][quantity],
-                    lambda method, quantity=quantity, protocol=protocol, share=share:
-                        _paper(run, 'table3', quantity.startswith('dice')
-                               and (method, protocol, str(share))),
-                    _nothing_absent, quantity == 'dice_positives'))
+                columns.append(
+                    Column(
+                        f'{protocol} {_percent(share)}',
+                        protocol,
+                        share,
+                        lambda run, structure=structure, quantity=quantity: run.results['test'][structure][
+                            quantity
+                        ],
+                        lambda method, quantity=quantity, protocol=protocol, share=share: _paper(
+                            run, 'table3', quantity.startswith('dice') and (method, protocol, str(share))
+                        ),
+                        _nothing_absent,
+                        quantity == 'dice_positives',
+                    )
+                )
             yield f'{structure}: {said}', f'{structure} {quantity}', columns
 
 
@@ -338,11 +419,13 @@ def _table4(cells, runs):
     for name in _means(run):
         columns = []
         for protocol, share in _unique((cell.protocol, cell.share) for cell in cells):
+
             def paper(row, protocol=protocol, share=share):
-                return _paper(run, 'table4', str(share) in fractions and (
-                    protocol, row, fractions.index(str(share))))
-            columns.append(_mean_column(run, protocol, share, name, paper,
-                                         f'{protocol} {_percent(share)}'))
+                return _paper(
+                    run, 'table4', str(share) in fractions and (protocol, row, fractions.index(str(share)))
+                )
+
+            columns.append(_mean_column(run, protocol, share, name, paper, f'{protocol} {_percent(share)}'))
         yield f'AUROC, {name}', name, columns
 
 
@@ -378,8 +461,10 @@ def comparable(run: Run) -> bool:
     if run.results['dataset'] != NIH:
         return True
     findings = set(PAPER['table1']['values']['1.0']['mlvicx']) - {'Mean'}
-    return (set(run.labels) == findings | {NO_FINDING}
-            and run.results['data/test_hash'] == nih_lists.OFFICIAL['test'])
+    return (
+        set(run.labels) == findings | {NO_FINDING}
+        and run.results['data/test_hash'] == nih_lists.OFFICIAL['test']
+    )
 
 
 def _block(title, quantity, rows, columns, reference, cells, runs) -> Block:
@@ -393,10 +478,12 @@ def _block(title, quantity, rows, columns, reference, cells, runs) -> Block:
             of_seed = dict(sorted(at.get((column.protocol, column.share, method), {}).items()))
             values = {seed: _or_nan(column.value(run)) for seed, run in of_seed.items()}
             absent = {seed: tuple(column.absent(run)) for seed, run in of_seed.items()}
-            numbers[row, column.name] = Number(
-                of_seed, values, wanted, absent, column.paper(row))
-            notes += [f'{row}, {column.name}, seed {seed}: without {", ".join(labels)}, not '
-                      'available' for seed, labels in absent.items() if labels]
+            numbers[row, column.name] = Number(of_seed, values, wanted, absent, column.paper(row))
+            notes += [
+                f'{row}, {column.name}, seed {seed}: without {", ".join(labels)}, not available'
+                for seed, labels in absent.items()
+                if labels
+            ]
     for column in columns:
         against = numbers.get((reference, column.name))
         for row in rows if column.tested and against else ():
@@ -410,44 +497,70 @@ def _compare(number: Number, against: Number) -> None:
     """Tests over the seeds of both; not where one is not available or is a mean of other labels."""
     seeds = [seed for seed in number.values if seed in against.values]
     if len(seeds) > 1 and all(number.absent[seed] == against.absent[seed] for seed in seeds):
-        number.test = statistics.paired_t_test([number.values[seed] for seed in seeds],
-                                               [against.values[seed] for seed in seeds])
+        number.test = statistics.paired_t_test(
+            [number.values[seed] for seed in seeds], [against.values[seed] for seed in seeds]
+        )
 
 
 def _table(name, reference, blocks, runs) -> Table:
-    tested = [number for block in blocks for number in block.numbers.values()
-              if number.test and not math.isnan(number.test.p)]
+    tested = [
+        number
+        for block in blocks
+        for number in block.numbers.values()
+        if number.test and not math.isnan(number.test.p)
+    ]
     for number, p in zip(tested, holm([number.test.p for number in tested])):
         number.p_holm = float(p)
     sets = {block.set for block in blocks}
     methods = {method for block in blocks for method in block.rows.values()}
     used = {cell: run for cell, run in runs.items() if cell.set in sets and cell.method in methods}
     notes = [
-        'Mean ± standard deviation over seeds, [95 % interval of the mean over seeds, Student\'s '
-        't]. Intervals over patients are in each run\'s results.json.',
+        "Mean ± standard deviation over seeds, [95 % interval of the mean over seeds, Student's "
+        "t]. Intervals over patients are in each run's results.json.",
         f'p: paired t-test over seeds against {reference}; this table makes {len(tested)} tests, '
-        '"Holm" is p adjusted for that.']
+        '"Holm" is p adjusted for that.',
+    ]
     if any(number.paper for block in blocks for number in block.numbers.values()):
-        notes.append(f'"paper": {PAPER["source"]}.' + (
-            ' Its Mean behaves like a mean of 15 labels with No Finding.' if name != 'table3' else
-            ' It does not state its rule for empty masks, so it stands beside both kinds of Dice.'))
+        notes.append(
+            f'"paper": {PAPER["source"]}.'
+            + (
+                ' Its Mean behaves like a mean of 15 labels with No Finding.'
+                if name != 'table3'
+                else ' It does not state its rule for empty masks, so it stands beside both kinds of Dice.'
+            )
+        )
         significance = PAPER['significance']
         if name == 'table1':
-            notes.append(f'The paper\'s test, {significance["test"]}: ' + ', '.join(
-                f'p {p:.3g} at {_percent(float(share))}' for share, p in significance['p'].items())
-                + '.')
+            notes.append(
+                f"The paper's test, {significance['test']}: "
+                + ', '.join(f'p {p:.3g} at {_percent(float(share))}' for share, p in significance['p'].items())
+                + '.'
+            )
         if name == 'table4':
-            notes.append(f'The paper\'s rows: {PAPER["table4"]["note"]}')
+            notes.append(f"The paper's rows: {PAPER['table4']['note']}")
     other = sorted({cell.set for cell, run in used.items() if not comparable(run)})
     if other:
-        notes.append(f'{", ".join(other)}: not the labels or not the official test images of '
-                     f'{NIH}, so no number of the paper stands beside ours.')
-    notes.append('Run with ' + '; '.join(sorted(
-        {f'mlvicx_jax {run.results.get("version")} on {run.results.get("device")}'
-         for run in used.values()})) + '.')
+        notes.append(
+            f'{", ".join(other)}: not the labels or not the official test images of '
+            f'{NIH}, so no number of the paper stands beside ours.'
+        )
+    notes.append(
+        'Run with '
+        + '; '.join(
+            sorted(
+                {
+                    f'mlvicx_jax {run.results.get("version")} on {run.results.get("device")}'
+                    for run in used.values()
+                }
+            )
+        )
+        + '.'
+    )
     if any(any(number.absent.values()) for block in blocks for number in block.numbers.values()):
-        notes.append('†: in some seed a mean over fewer labels, named below the block. It is '
-                     'tested only against means of the same labels.')
+        notes.append(
+            '†: in some seed a mean over fewer labels, named below the block. It is '
+            'tested only against means of the same labels.'
+        )
     return Table(name, reference, blocks, notes, *_provenance(used))
 
 
@@ -456,22 +569,41 @@ def _provenance(runs: Mapping[Cell, Run]) -> tuple[list, list, list]:
     sets, encoders, parts = {}, {}, {}
     for cell, run in runs.items():
         results = run.results
-        sets.setdefault(cell.set, {
-            'set': cell.set, 'data set': results['dataset'], 'task': cell.task,
-            'labels': ', '.join(run.labels), 'split': 'test',
-            'test images': results['data/test_hash'][:16],
-            'validation images': results['data/validation_hash'][:16],
-            'truth': run.judged[:16]})
+        sets.setdefault(
+            cell.set,
+            {
+                'set': cell.set,
+                'data set': results['dataset'],
+                'task': cell.task,
+                'labels': ', '.join(run.labels),
+                'split': 'test',
+                'test images': results['data/test_hash'][:16],
+                'validation images': results['data/validation_hash'][:16],
+                'truth': run.judged[:16],
+            },
+        )
         proof = results['init_proof']
-        encoders.setdefault((cell.method, cell.seed), {
-            'method': cell.method, 'seed': str(cell.seed), 'init': results['init'] or 'random',
-            'context bottlenecks': 'yes' if results['context'] else 'no',
-            'tensors loaded': str(proof['tensors']) if proof else '–',
-            'sha256': proof['sha256'][:16] if proof else '–'})
-        parts.setdefault((cell.set, cell.share, cell.seed), {
-            'set': cell.set, 'share': _percent(cell.share), 'seed': str(cell.seed),
-            'labelled images': str(results['labelled_images']),
-            'sha256 of their ids': results['labelled_hash'][:16]})
+        encoders.setdefault(
+            (cell.method, cell.seed),
+            {
+                'method': cell.method,
+                'seed': str(cell.seed),
+                'init': results['init'] or 'random',
+                'context bottlenecks': 'yes' if results['context'] else 'no',
+                'tensors loaded': str(proof['tensors']) if proof else '–',
+                'sha256': proof['sha256'][:16] if proof else '–',
+            },
+        )
+        parts.setdefault(
+            (cell.set, cell.share, cell.seed),
+            {
+                'set': cell.set,
+                'share': _percent(cell.share),
+                'seed': str(cell.seed),
+                'labelled images': str(results['labelled_images']),
+                'sha256 of their ids': results['labelled_hash'][:16],
+            },
+        )
     return tuple([of[key] for key in sorted(of)] for of in (sets, encoders, parts))
 
 
@@ -481,8 +613,7 @@ def headline(run: Run) -> str:
         of = {name: _head(run)['means'][name] for name in _means(run)[:1]}
     else:
         of = {f'{name} Dice': run.results['test'][name]['dice_positives'] for name in run.labels}
-    return ', '.join(f'{name} n/a' if value is None else f'{name} {value:.3f}'
-                     for name, value in of.items())
+    return ', '.join(f'{name} n/a' if value is None else f'{name} {value:.3f}' for name, value in of.items())
 
 
 def text(number: Number, brief: bool = False) -> str:
@@ -527,17 +658,19 @@ def markdown(table: Table) -> str:
         for row in block.rows:
             numbers = [block.numbers[row, column.name] for column in block.columns]
             mark = ' (reference)' if row == table.reference else ''
-            shown.append([row + mark] + [
-                text(number, brief=table.name == 'table1' and not column.tested)
-                for number, column in zip(numbers, block.columns)])
+            shown.append(
+                [row + mark]
+                + [
+                    text(number, brief=table.name == 'table1' and not column.tested)
+                    for number, column in zip(numbers, block.columns)
+                ]
+            )
             if any(number.paper for number in numbers):
                 shown.append(['· paper', *map(said_paper, numbers)])
         lines += _grid(['', *(column.name for column in block.columns)], shown)
         lines += ([''] + [f'- † {note}' for note in block.notes]) if block.notes else []
-    for title, rows in (('Sets', table.sets), ('Encoders', table.encoders),
-                        ('Labelled parts', table.parts)):
-        lines += ['', f'## {title}', '',
-                  *_grid(list(rows[0]), [list(row.values()) for row in rows])]
+    for title, rows in (('Sets', table.sets), ('Encoders', table.encoders), ('Labelled parts', table.parts)):
+        lines += ['', f'## {title}', '', *_grid(list(rows[0]), [list(row.values()) for row in rows])]
     return '\n'.join(lines) + '\n'
 
 
@@ -551,10 +684,12 @@ def _grid(head: list[str], rows: list[list[str]]) -> list[str]:
 def html(table: Table) -> str:
     """The table as one page with nothing outside it."""
     source = importlib.resources.files(__package__).joinpath('tables.html').read_text()
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     return environment.from_string(source).render(
-        table=table, isnan=math.isnan, said_p=said_p, said_paper=said_paper)
+        table=table, isnan=math.isnan, said_p=said_p, said_paper=said_paper
+    )
 
 
 def as_csv(table: Table) -> str:
@@ -571,30 +706,44 @@ def as_csv(table: Table) -> str:
 
             def common(name, results=results):  # `refuse_mixtures` has seen that they agree
                 return results[0][name] if results else ''
-            lines.append({
-                'table': table.name, 'set': block.set, 'protocol': column.protocol,
-                'share': column.share, 'row': row, 'method': block.rows[row],
-                'quantity': block.quantity, 'column': name,
-                'seeds': ';'.join(map(str, number.values)), 'seeds_wanted': number.wanted,
-                'values': ';'.join('n/a' if math.isnan(v) else repr(v)
-                                   for v in number.values.values()),
-                'mean': _plain(number.estimate.value), 'std': _plain(number.std),
-                'low': _plain(number.estimate.low), 'high': _plain(number.estimate.high),
-                'without': ';'.join('+'.join(labels) for labels in number.absent.values()),
-                'paper': number.paper[0] if number.paper else '',
-                'paper_std': '' if not number.paper or number.paper[1] is None else number.paper[1],
-                'reference': table.reference if test else '',
-                'difference': _plain(test.difference) if test else '',
-                't': _plain(test.statistic) if test else '', 'p': _plain(test.p) if test else '',
-                'p_holm': _plain(number.p_holm), 'dataset': common('dataset'),
-                'split': 'test', 'test_hash': common('data/test_hash'),
-                'validation_hash': common('data/validation_hash'),
-                'labelled_images': joined(lambda r: r['labelled_images']),
-                'labelled_hash': joined(lambda r: r['labelled_hash']),
-                'context': common('context'),
-                'init': joined(lambda r: r['init'] or 'random'),
-                'init_tensors': joined(lambda r: (r['init_proof'] or {}).get('tensors', '')),
-                'init_sha256': joined(lambda r: (r['init_proof'] or {}).get('sha256', ''))})
+
+            lines.append(
+                {
+                    'table': table.name,
+                    'set': block.set,
+                    'protocol': column.protocol,
+                    'share': column.share,
+                    'row': row,
+                    'method': block.rows[row],
+                    'quantity': block.quantity,
+                    'column': name,
+                    'seeds': ';'.join(map(str, number.values)),
+                    'seeds_wanted': number.wanted,
+                    'values': ';'.join('n/a' if math.isnan(v) else repr(v) for v in number.values.values()),
+                    'mean': _plain(number.estimate.value),
+                    'std': _plain(number.std),
+                    'low': _plain(number.estimate.low),
+                    'high': _plain(number.estimate.high),
+                    'without': ';'.join('+'.join(labels) for labels in number.absent.values()),
+                    'paper': number.paper[0] if number.paper else '',
+                    'paper_std': '' if not number.paper or number.paper[1] is None else number.paper[1],
+                    'reference': table.reference if test else '',
+                    'difference': _plain(test.difference) if test else '',
+                    't': _plain(test.statistic) if test else '',
+                    'p': _plain(test.p) if test else '',
+                    'p_holm': _plain(number.p_holm),
+                    'dataset': common('dataset'),
+                    'split': 'test',
+                    'test_hash': common('data/test_hash'),
+                    'validation_hash': common('data/validation_hash'),
+                    'labelled_images': joined(lambda r: r['labelled_images']),
+                    'labelled_hash': joined(lambda r: r['labelled_hash']),
+                    'context': common('context'),
+                    'init': joined(lambda r: r['init'] or 'random'),
+                    'init_tensors': joined(lambda r: (r['init_proof'] or {}).get('tensors', '')),
+                    'init_sha256': joined(lambda r: (r['init_proof'] or {}).get('sha256', '')),
+                }
+            )
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(lines[0]), lineterminator='\n')
     writer.writeheader()
@@ -607,8 +756,7 @@ def write(folder: str | os.PathLike, tables: Sequence[Table]) -> None:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
-        for kind, content in (('md', markdown(table)), ('csv', as_csv(table)),
-                              ('html', html(table))):
+        for kind, content in (('md', markdown(table)), ('csv', as_csv(table)), ('html', html(table))):
             write_text(folder / f'{table.name}.{kind}', content)
 
 

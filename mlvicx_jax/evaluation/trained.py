@@ -9,7 +9,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mlvicx_jax import checkpoint, methods, optim, state as states, workdir as workdirs
+from mlvicx_jax import checkpoint, methods, optim
+from mlvicx_jax import state as states
+from mlvicx_jax import workdir as workdirs
 from mlvicx_jax.errors import UserError
 
 
@@ -26,6 +28,7 @@ class Trained:
         step: of the checkpoint.
         data_hash: of the images it was trained on.
     """
+
     config: ConfigDict
     method: Any
     variables: dict
@@ -50,9 +53,15 @@ def load(workdir, step: int | None = None) -> Trained:
     state = jax.device_get(state)  # NumPy arrays, at home on one device and on a mesh
     encoder = method.encoder.clone(dtype=jax.numpy.float32, axis_name=None)
     names = read_results(workdir).get('label_names', ())
-    return Trained(config, dataclasses.replace(method, encoder=encoder),
-                   {'params': state.params, 'batch_stats': state.batch_stats},
-                   state.method_state, tuple(names), int(state.step), data_hash)
+    return Trained(
+        config,
+        dataclasses.replace(method, encoder=encoder),
+        {'params': state.params, 'batch_stats': state.batch_stats},
+        state.method_state,
+        tuple(names),
+        int(state.step),
+        data_hash,
+    )
 
 
 def read_results(workdir) -> dict:
@@ -74,7 +83,10 @@ def require_classifier(loaded: Trained, init) -> None:
         raise UserError(
             f'{init}: a run of {loaded.config.method.name} has an encoder but no classifier, so '
             'there is no probability of a finding; --embeddings of mlvicx_jax.predict needs none, '
-            f'and python main.py --config=configs/classify.py --config.init={init} trains one')
+            f'and python main.py --config=configs/classify.py --config.init={init} trains one'
+        )
     if not loaded.label_names:
-        raise UserError(f'{init}: the run is not finished: results.json, which names the labels of '
-                        'its classifier, is not there; start the same training once more')
+        raise UserError(
+            f'{init}: the run is not finished: results.json, which names the labels of '
+            'its classifier, is not there; start the same training once more'
+        )

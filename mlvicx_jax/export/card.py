@@ -3,7 +3,7 @@
 from mlvicx_jax import __version__
 
 _USE = {
-    'torchvision': '''```python
+    'torchvision': """```python
 import torch, torchvision
 from safetensors.torch import load_file
 
@@ -15,9 +15,9 @@ encoder.eval()
 
 `fc.weight` and `fc.bias` are zeros, there only so that `strict=True` finds every key.
 
-`mlvicx_torch.py` beside it needs no torchvision and has the preprocessing:''',
+`mlvicx_torch.py` beside it needs no torchvision and has the preprocessing:""",
     'mlvicx': '`mlvicx_torch.py` needs torch and safetensors, nothing else:',
-    'onnx': '''```python
+    'onnx': """```python
 import onnxruntime
 
 session = onnxruntime.InferenceSession('model.onnx')
@@ -26,8 +26,8 @@ features = dict(zip(names, session.run(names, {{'image': images}})))
 ```
 
 Opset {opset}. `images` are float32 [n, 3, {size}, {size}], standardised as below; their number and size
-are free.''',
-    'flax': '''`model.safetensors` holds the variables, their names joined by `/`:
+are free.""",
+    'flax': """`model.safetensors` holds the variables, their names joined by `/`:
 
 ```python
 import jax
@@ -38,10 +38,10 @@ from safetensors.numpy import load_file
 variables = unflatten_dict(load_file('model.safetensors'), sep='/')
 encoder = ResNet18(width={width}, context={context}, reduction={reduction}, axis_name=None)
 features = encoder.apply(variables, images)   # standardised float32 [n, {size}, {size}, 3]
-```''',
+```""",
 }
 
-_TORCH = '''
+_TORCH = """
 ```python
 import mlvicx_torch
 from PIL import Image
@@ -49,7 +49,7 @@ from PIL import Image
 encoder = mlvicx_torch.load('.')
 features = encoder(mlvicx_torch.preprocess(Image.open('radiograph.png'), encoder.image_size))
 features['pooled']   # [1, {pooled}]; also stem, stage1, stage2, stage3, stage4
-```'''
+```"""
 
 
 def card(run, form: str, config: dict, proof: dict, loss: dict | None, what: str) -> str:
@@ -67,7 +67,7 @@ def card(run, form: str, config: dict, proof: dict, loss: dict | None, what: str
     method, data, optim = recipe['method'], recipe['data'], recipe['optim']
     use = _USE[form] + (_TORCH if form in ('torchvision', 'mlvicx') else '')
     use = use.format(size=pre['size'], pooled=config['features']['pooled'], **config)
-    return f'''---
+    return f"""---
 license: other
 license_name: not-chosen-yet
 library_name: {dict(onnx='onnx', flax='flax').get(form, 'pytorch')}
@@ -140,50 +140,63 @@ may answer from these. Test by subgroup and on a second source.
 
 mlvicx_jax is Apache-2.0. These weights have no licence until whoever publishes them puts one into \
 the first lines of this file; the terms of the training data (`{data['name']}`) come first.
-'''
+"""
 
 
 def _structure(run, config) -> str:
-    bottlenecks = (f'a context bottleneck (CBAM, reduction {config["reduction"]}) in line at each '
-                   'of its five levels' if config['context'] else 'no context bottlenecks')
-    return f'ResNet-18 in torchvision\'s form, {config["width"]} channels wide, with {bottlenecks}.'
+    bottlenecks = (
+        f'a context bottleneck (CBAM, reduction {config["reduction"]}) in line at each of its five levels'
+        if config['context']
+        else 'no context bottlenecks'
+    )
+    return f"ResNet-18 in torchvision's form, {config['width']} channels wide, with {bottlenecks}."
 
 
 def _source(method) -> str:
-    return ' ([arXiv:2403.11504](https://arxiv.org/abs/2403.11504))' if method['name'] == 'mlvicx' \
-        else ''
+    return ' ([arXiv:2403.11504](https://arxiv.org/abs/2403.11504))' if method['name'] == 'mlvicx' else ''
 
 
 def _context(run, loss) -> str:
     if loss is None:
         return ''
-    text = f'''
+    text = f"""
 **This is not the whole encoder.** It was trained with context bottlenecks behind the stem and each
 stage, and torchvision's resnet18 has no place for them: here they are dropped, and each stage gets
 features that it was not trained on. On 16 procedural radiographs the pooled features with and
-without them have a least cosine of {loss['cosine']:.3f}. '''
+without them have a least cosine of {loss['cosine']:.3f}. """
     if 'with' not in loss:
-        text += ('What a probe loses was not measured here (`--data` does). The format `mlvicx` '
-                 'keeps the bottlenecks.\n')
+        text += (
+            'What a probe loses was not measured here (`--data` does). The format `mlvicx` '
+            'keeps the bottlenecks.\n'
+        )
         return text
     rows = '\n'.join(
         f'| {label} | {loss["with"][key]:.3f} | {loss["without"][key]:.3f} | '
         f'{loss["without"][key] - loss["with"][key]:+.3f} |'
-        for key, label in (('probe', 'linear probe'), ('knn', 'kNN')))
-    return text + f'''The format `mlvicx` keeps them.
+        for key, label in (('probe', 'linear probe'), ('knn', 'kNN'))
+    )
+    return (
+        text
+        + f"""The format `mlvicx` keeps them.
 
 Mean AUROC on the {loss['split']} split ({loss['images']} images):
 
 | | with | without (this file) | change |
 |---|---|---|---|
 {rows}
-'''
+"""
+    )
 
 
 def _heads(what) -> str:
-    return '' if what == 'encoder' else (
-        '\n`heads.safetensors` holds what the encoder was trained with: heads and, under '
-        '`method_state`, the method\'s own networks (a teacher).\n')
+    return (
+        ''
+        if what == 'encoder'
+        else (
+            '\n`heads.safetensors` holds what the encoder was trained with: heads and, under '
+            "`method_state`, the method's own networks (a teacher).\n"
+        )
+    )
 
 
 def _options(data) -> str:
@@ -192,8 +205,7 @@ def _options(data) -> str:
 
 
 def _share(data) -> str:
-    return (f'train_val without {data["validation_fraction"]:.0%} of its patients (seed '
-            f'{data["split_seed"]})')
+    return f'train_val without {data["validation_fraction"]:.0%} of its patients (seed {data["split_seed"]})'
 
 
 def _values(section: dict) -> str:
@@ -201,24 +213,29 @@ def _values(section: dict) -> str:
 
 
 def _results(run) -> str:
-    kept = {name: value for name, value in run.results.items()
-            if isinstance(value, float) and value == value  # NaN: one class in the test images
-            and not name.startswith(('train/', 'time/', 'images_per'))}
+    kept = {
+        name: value
+        for name, value in run.results.items()
+        if isinstance(value, float)
+        and value == value  # NaN: one class in the test images
+        and not name.startswith(('train/', 'time/', 'images_per'))
+    }
     if not kept:
-        return 'No evaluation was found in the run\'s folder.'
+        return "No evaluation was found in the run's folder."
     rows = '\n'.join(f'| {name} | {value:.3f} |' for name, value in sorted(kept.items()))
     split = run.results.get('eval/split', run.config.eval.split)
     when = run.results.get('step')
     other = '' if when == run.step else f' That is another step than the exported {run.step}.'
     context = ' (with its context bottlenecks)' if run.encoder.context else ''
-    return f'''Of the frozen encoder{context}, {split} split, at step {when}.{other}
+    return f"""Of the frozen encoder{context}, {split} split, at step {when}.{other}
 
 | | |
 |---|---|
-{rows}'''
+{rows}"""
 
 
 def _proof(proof) -> str:
     return '\n'.join(
         f'| {name} | {row["difference"]:.1e} | {row["cosine"]:.7f} | {row["largest"]:.3g} |'
-        for name, row in proof.items())
+        for name, row in proof.items()
+    )

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from mlvicx_jax_datasets.phantom_cxr import render
 
 from mlvicx_jax import __version__, parallel
 from mlvicx_jax.data import augment, source
@@ -21,6 +20,7 @@ from mlvicx_jax.export import card, formats, weights
 from mlvicx_jax.export.formats import FORMATS, Features, features
 from mlvicx_jax.log import read_metrics, write_json
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
+from mlvicx_jax_datasets.phantom_cxr import render
 
 # Largest difference of a feature, exported against original, in float32; where a feature has
 # entries above 1, in units of the largest. Without context bottlenecks they reach 1e3, and the last
@@ -53,8 +53,9 @@ class Run:
     results: dict
 
 
-def export(workdir, form: str, out, what: str = 'encoder', step: int | None = None,
-           data_dir: str | None = None) -> pathlib.Path:
+def export(
+    workdir, form: str, out, what: str = 'encoder', step: int | None = None, data_dir: str | None = None
+) -> pathlib.Path:
     """Writes one checkpoint's encoder as the folder `out`, which appears whole or not at all.
 
     Args:
@@ -83,8 +84,10 @@ def export(workdir, form: str, out, what: str = 'encoder', step: int | None = No
     run = read_run(workdir, step)
     _require_finite(run, what)
     if form == 'torchvision' and run.encoder.width != 64:
-        raise UserError(f'{workdir}: the encoder is {run.encoder.width} channels wide, '
-                        'torchvision\'s resnet18 is 64; take --format=mlvicx: it holds any width')
+        raise UserError(
+            f'{workdir}: the encoder is {run.encoder.width} channels wide, '
+            "torchvision's resnet18 is 64; take --format=mlvicx: it holds any width"
+        )
 
     with _appearing(out) as folder:
         encoder, variables = _exported(run, form)
@@ -92,8 +95,7 @@ def export(workdir, form: str, out, what: str = 'encoder', step: int | None = No
         config = _config(run, form, encoder)
         write_json(folder / 'config.json', config)
         if what == 'all':
-            named, kind = ((weights.to_torch, 'pt') if FORMATS[form].torch
-                           else (weights.flat, 'flax'))
+            named, kind = (weights.to_torch, 'pt') if FORMATS[form].torch else (weights.flat, 'flax')
             formats.save(folder / 'heads.safetensors', named(run.rest), kind)
         images = proof_images(run.config.data.stored_size)
         size = run.config.data.image_size
@@ -112,9 +114,15 @@ def read_run(workdir, step: int | None = None) -> Run:
     run = trained.load(workdir, step)
     trees = {kind: dict(tree) for kind, tree in run.variables.items()}
     variables = {kind: tree.pop('encoder') for kind, tree in trees.items()}
-    return Run(run.config, run.method.encoder, variables,
-               {**trees, 'method_state': run.method_state}, run.step, run.data_hash,
-               _results(pathlib.Path(workdir).expanduser()))
+    return Run(
+        run.config,
+        run.method.encoder,
+        variables,
+        {**trees, 'method_state': run.method_state},
+        run.step,
+        run.data_hash,
+        _results(pathlib.Path(workdir).expanduser()),
+    )
 
 
 def proof_images(size: int) -> np.ndarray:
@@ -131,8 +139,11 @@ def compare(original: Features, exported: Features) -> dict[str, dict[str, float
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         same = np.all(a == b, axis=1)
         cosine = np.where(same, 1.0, np.sum(a * b, axis=1) / np.maximum(norms, 1e-30))
-        proof[name] = {'difference': float(np.abs(a - b).max()), 'cosine': float(cosine.min()),
-                       'largest': float(np.abs(a).max())}
+        proof[name] = {
+            'difference': float(np.abs(a - b).max()),
+            'cosine': float(cosine.min()),
+            'largest': float(np.abs(a).max()),
+        }
     return proof
 
 
@@ -142,15 +153,18 @@ def _require_parity(proof):
             raise UserError(
                 f'the exported encoder differs from the original by {row["difference"]:.1e} in '
                 f'{name} (largest entry {row["largest"]:.3g}), more than {TOLERANCE:.0e}; nothing '
-                'was written. Report this with your versions of jax, torch and onnxruntime')
+                'was written. Report this with your versions of jax, torch and onnxruntime'
+            )
 
 
 def _require_finite(run, what):
     trees = {'encoder': run.variables} | ({'heads': run.rest} if what == 'all' else {})
     for path, leaf in jax.tree_util.tree_leaves_with_path(trees):
         if not np.isfinite(np.asarray(leaf)).all():
-            raise UserError(f'{jax.tree_util.keystr(path)} of step {run.step} has values that are '
-                            'not finite; give an earlier --step')
+            raise UserError(
+                f'{jax.tree_util.keystr(path)} of step {run.step} has values that are '
+                'not finite; give an earlier --step'
+            )
 
 
 def _exported(run, form) -> tuple[ResNet18, dict]:
@@ -167,17 +181,27 @@ def _config(run, form, encoder) -> dict:
         recipe['data'].pop(private, None)
     recipe['init'] = pathlib.Path(recipe.get('init', '')).name  # not where it lay here
     return {
-        'format': form, 'architecture': 'resnet18', 'width': encoder.width,
-        'context': encoder.context, 'reduction': encoder.reduction,
+        'format': form,
+        'architecture': 'resnet18',
+        'width': encoder.width,
+        'context': encoder.context,
+        'reduction': encoder.reduction,
         'features': {name: encoder.width * 2 ** max(i - 1, 0) for i, name in enumerate(LEVELS)}
         | {'pooled': 8 * encoder.width},
         'preprocessing': {
-            'input': 'grey, 8 bits, dense tissue bright', 'size': run.config.data.image_size,
+            'input': 'grey, 8 bits, dense tissue bright',
+            'size': run.config.data.image_size,
             'resize': 'whole image to size x size, bicubic (a = -1/2) with antialiasing, clipped',
-            'scale': 1 / 255, 'channels': 'grey repeated three times',
-            'mean': list(augment.IMAGENET_MEAN), 'std': list(augment.IMAGENET_STD)},
-        'step': run.step, 'train_split_sha256': run.data_hash, 'recipe': recipe,
-        'mlvicx_jax': __version__} | ({'opset': formats.OPSET} if form == 'onnx' else {})
+            'scale': 1 / 255,
+            'channels': 'grey repeated three times',
+            'mean': list(augment.IMAGENET_MEAN),
+            'std': list(augment.IMAGENET_STD),
+        },
+        'step': run.step,
+        'train_split_sha256': run.data_hash,
+        'recipe': recipe,
+        'mlvicx_jax': __version__,
+    } | ({'opset': formats.OPSET} if form == 'onnx' else {})
 
 
 def _results(workdir) -> dict:
@@ -198,13 +222,18 @@ def _context_loss(run, plain: Features, images, data_dir) -> dict:
         return loss
     section = run.config.data
     data = source.open_dataset(
-        section.name, data_dir or section.data_dir, section.manual_dir,
-        {'size': section.stored_size, **section.options}, section.validation_fraction,
-        section.split_seed)
+        section.name,
+        data_dir or section.data_dir,
+        section.manual_dir,
+        {'size': section.stored_size, **section.options},
+        section.validation_fraction,
+        section.split_seed,
+    )
     mesh = parallel.create_mesh(run.config.eval.batch_size)
     for name, encoder, variables in (
-            ('with', run.encoder, run.variables),
-            ('without', run.encoder.clone(context=False), weights.without_context(run.variables))):
+        ('with', run.encoder, run.variables),
+        ('without', run.encoder.clone(context=False), weights.without_context(run.variables)),
+    ):
         found = frozen.evaluate(encoder, variables, data, run.config, mesh)
         loss[name] = {probe: found[f'{probe}/auroc'] for probe in ('probe', 'knn')}
     loss['split'] = run.config.eval.split
@@ -222,7 +251,8 @@ def _appearing(out: pathlib.Path) -> Iterator[pathlib.Path]:
         yield partial
         os.rename(partial, out)
     except OSError as error:
-        raise UserError(f'--out={out} can not be written ({error.strerror or error}); free space '
-                        'or give another folder') from error
+        raise UserError(
+            f'--out={out} can not be written ({error.strerror or error}); free space or give another folder'
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -38,8 +38,9 @@ def save(path: pathlib.Path, tensors: weights.Tensors, kind: str) -> None:
         safetensors.save_file(tensors, path, metadata={'format': kind})
         os.chmod(path, 0o644)
     except Exception as error:  # SafetensorError, also for a full disk
-        raise UserError(f'{path}: can not be written ({weights.reason(error)}); free space or give '
-                        'another --out') from error
+        raise UserError(
+            f'{path}: can not be written ({weights.reason(error)}); free space or give another --out'
+        ) from error
 
 
 def _write_torch(folder, encoder, variables):
@@ -50,15 +51,16 @@ def _write_torch(folder, encoder, variables):
 def _write_torchvision(folder, encoder, variables):
     tensors = weights.to_torch(variables)
     # torchvision's own classifier, so that strict=True has every key: zeros, to be replaced.
-    tensors |= {'fc.weight': np.zeros((1000, 512), np.float32),
-                'fc.bias': np.zeros(1000, np.float32)}
+    tensors |= {'fc.weight': np.zeros((1000, 512), np.float32), 'fc.bias': np.zeros(1000, np.float32)}
     save(folder / 'model.safetensors', tensors, 'pt')
     shutil.copyfile(pathlib.Path(__file__).with_name('mlvicx_torch.py'), folder / 'mlvicx_torch.py')
 
 
 def _torch_features(folder, encoder, images, size):
     import torch
+
     from mlvicx_jax.export import mlvicx_torch
+
     with torch.inference_mode():
         found = mlvicx_torch.load(folder)(mlvicx_torch.preprocess(images, size))
     return {name: y.numpy() for name, y in found.items()}
@@ -66,16 +68,19 @@ def _torch_features(folder, encoder, images, size):
 
 def _write_onnx(folder, encoder, variables):
     import onnx
+
     from mlvicx_jax.export import graph
-    model = graph.build(weights.to_torch(variables), encoder.context,
-                        {'input': 'see config.json: preprocessing'})
+
+    model = graph.build(
+        weights.to_torch(variables), encoder.context, {'input': 'see config.json: preprocessing'}
+    )
     onnx.save(model, folder / 'model.onnx')
 
 
 def _onnx_features(folder, encoder, images, size):
     import onnxruntime
-    session = onnxruntime.InferenceSession(folder / 'model.onnx',
-                                           providers=['CPUExecutionProvider'])
+
+    session = onnxruntime.InferenceSession(folder / 'model.onnx', providers=['CPUExecutionProvider'])
     views = np.asarray(augment.standardise(augment.resize(images[..., None], size)))
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {'image': views.transpose(0, 3, 1, 2)})))

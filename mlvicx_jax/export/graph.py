@@ -32,13 +32,18 @@ def build(tensors: Tensors, context: bool, about: dict[str, str]):
 
     width = len(tensors['conv1.weight'])
     value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-    outputs = [value(name, ['n', width * 2 ** max(i - 1, 0), f'height_{name}', f'width_{name}'])
-               for i, name in enumerate(LEVELS)] + [value('pooled', ['n', 8 * width])]
+    outputs = [
+        value(name, ['n', width * 2 ** max(i - 1, 0), f'height_{name}', f'width_{name}'])
+        for i, name in enumerate(LEVELS)
+    ] + [value('pooled', ['n', 8 * width])]
     model = helper.make_model(
-        helper.make_graph(graph.nodes, 'encoder', [value('image', ['n', 3, 'height', 'width'])],
-                          outputs, graph.initializers),
-        opset_imports=[helper.make_opsetid('', OPSET)], ir_version=IR_VERSION,
-        producer_name='mlvicx_jax')
+        helper.make_graph(
+            graph.nodes, 'encoder', [value('image', ['n', 3, 'height', 'width'])], outputs, graph.initializers
+        ),
+        opset_imports=[helper.make_opsetid('', OPSET)],
+        ir_version=IR_VERSION,
+        producer_name='mlvicx_jax',
+    )
     helper.set_model_props(model, about)
     checker.check_model(model, full_check=True)
     return model
@@ -62,11 +67,9 @@ class _Graph:
         return output
 
     def conv_norm(self, conv, norm, x, stride, padding):
-        y = self.add('Conv', x, self.constant(f'{conv}.weight'), strides=[stride] * 2,
-                     pads=[padding] * 4)
+        y = self.add('Conv', x, self.constant(f'{conv}.weight'), strides=[stride] * 2, pads=[padding] * 4)
         parts = ('weight', 'bias', 'running_mean', 'running_var')
-        return self.add('BatchNormalization', y, *(self.constant(f'{norm}.{p}') for p in parts),
-                        epsilon=1e-5)
+        return self.add('BatchNormalization', y, *(self.constant(f'{norm}.{p}') for p in parts), epsilon=1e-5)
 
     def block(self, name, x, stride):
         y = self.conv_norm(f'{name}.conv1', f'{name}.bn1', x, stride, 1)
@@ -79,16 +82,18 @@ class _Graph:
         if not context:
             return self.add('Identity', y, output=name)
         squeeze, excite = (
-            self.constant(f'context_{name}.{part}.weight',
-                          self._tensors[f'context_{name}.{part}.weight'][:, :, None, None])
-            for part in ('channel_squeeze', 'channel_excite'))
+            self.constant(
+                f'context_{name}.{part}.weight',
+                self._tensors[f'context_{name}.{part}.weight'][:, :, None, None],
+            )
+            for part in ('channel_squeeze', 'channel_excite')
+        )
         shared = [
             self.add('Conv', self.add('Relu', self.add('Conv', self.add(pool, y), squeeze)), excite)
-            for pool in ('GlobalAveragePool', 'GlobalMaxPool')]
+            for pool in ('GlobalAveragePool', 'GlobalMaxPool')
+        ]
         y = self.add('Mul', y, self.add('Sigmoid', self.add('Add', *shared)))
         axis = self.constant(f'{name}_channel_axis', np.array([1], np.int64))
-        pools = self.add('Concat', self.add('ReduceMean', y, axis), self.add('ReduceMax', y, axis),
-                         axis=1)
-        spatial = self.add('Conv', pools, self.constant(f'context_{name}.spatial.weight'),
-                           pads=[3] * 4)
+        pools = self.add('Concat', self.add('ReduceMean', y, axis), self.add('ReduceMax', y, axis), axis=1)
+        spatial = self.add('Conv', pools, self.constant(f'context_{name}.spatial.weight'), pads=[3] * 4)
         return self.add('Mul', y, self.add('Sigmoid', spatial), output=name)

@@ -38,11 +38,10 @@ def initialise(state: TrainState, init: str, whole: bool = False) -> TrainState:
         if 'encoder' not in names:
             return leaf
         last = len(names) - 1 - names[::-1].index('encoder')
-        new = arrays.get(names[last + 1:])
+        new = arrays.get(names[last + 1 :])
         return leaf if new is None else jax.device_put(new, leaf.sharding)
 
-    replaced = jax.tree_util.tree_map_with_path(
-        replace, (state.params, state.batch_stats, state.method_state))
+    replaced = jax.tree_util.tree_map_with_path(replace, (state.params, state.batch_stats, state.method_state))
     say(f'initial encoder: {len(arrays)} tensors from {init}')
     for sentence in said:
         say(sentence)
@@ -68,9 +67,10 @@ def read(init: str) -> weights.Tensors:
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
-            raise UserError(f'config.init={init}: the newest checkpoint can not be read '
-                            f'({weights.reason(error)}); give another run or file') from error
+            raise UserError(
+                f'config.init={init}: the newest checkpoint can not be read '
+                f'({weights.reason(error)}); give another run or file'
+            ) from error
     if path.is_dir():
         path = path / 'model.safetensors'
     return weights.read_tensors(path)
-

@@ -49,8 +49,7 @@ def preprocess(images, size: int) -> torch.Tensor:
         images = images.reshape(grey.height, grey.width)
     images = torch.as_tensor(images)
     if images.dtype != torch.uint8 or images.ndim not in (2, 3):
-        raise ValueError(f'expected uint8 [H, W] or [N, H, W], found {images.dtype} '
-                         f'{tuple(images.shape)}')
+        raise ValueError(f'expected uint8 [H, W] or [N, H, W], found {images.dtype} {tuple(images.shape)}')
     images = images.reshape(-1, 1, *images.shape[-2:]).float() / 255
     images = F.interpolate(images, (size, size), mode='bicubic', antialias=True).clamp(0, 1)
     mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
@@ -74,12 +73,16 @@ class Encoder(nn.Module):
         channels = {'stem': width}
         for stage in range(1, 5):
             into, out = width * 2 ** max(stage - 2, 0), width * 2 ** (stage - 1)
-            setattr(self, f'layer{stage}', nn.Sequential(
-                Block(into, out, 1 if stage == 1 else 2), Block(out, out, 1)))
+            setattr(
+                self,
+                f'layer{stage}',
+                nn.Sequential(Block(into, out, 1 if stage == 1 else 2), Block(out, out, 1)),
+            )
             channels[f'stage{stage}'] = out
         for level, count in channels.items():
-            self.add_module(f'context_{level}', ContextBottleneck(count, reduction) if context
-                            else nn.Identity())
+            self.add_module(
+                f'context_{level}', ContextBottleneck(count, reduction) if context else nn.Identity()
+            )
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         features = {}
@@ -101,8 +104,11 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(out)
         self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
-        self.downsample = nn.Sequential() if stride == 1 else nn.Sequential(
-            nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        self.downsample = (
+            nn.Sequential()
+            if stride == 1
+            else nn.Sequential(nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        )
 
     def forward(self, x):
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))

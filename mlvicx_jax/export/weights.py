@@ -71,8 +71,9 @@ def to_torch(tree) -> Tensors:
 
 def flat(tree) -> Tensors:
     """{'params/conv1/kernel': array} of any tree."""
-    return {'/'.join(path_names(path)): np.asarray(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        '/'.join(path_names(path)): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def digest(tree) -> str:
@@ -85,14 +86,15 @@ def digest(tree) -> str:
 
 def path_names(path) -> tuple[str, ...]:
     """The names along a path of jax.tree_util."""
-    return tuple(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key))))
-                 for key in path)
+    return tuple(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path)
 
 
 def without_context(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The same encoder without its context bottlenecks."""
-    return {kind: {name: value for name, value in tree.items() if not name.startswith(_CONTEXT)}
-            for kind, tree in variables.items()}
+    return {
+        kind: {name: value for name, value in tree.items() if not name.startswith(_CONTEXT)}
+        for kind, tree in variables.items()
+    }
 
 
 def read_tensors(path: pathlib.Path) -> Tensors:
@@ -107,8 +109,10 @@ def read_tensors(path: pathlib.Path) -> Tensors:
     try:
         path.open('rb').close()
     except OSError as error:
-        raise UserError(f'{path}: can not be read ({error.strerror}); give a .safetensors or .pth '
-                        'file, an exported folder or the --workdir of a run') from error
+        raise UserError(
+            f'{path}: can not be read ({error.strerror}); give a .safetensors or .pth '
+            'file, an exported folder or the --workdir of a run'
+        ) from error
     if path.suffix == '.safetensors':
         return _read_safetensors(path)
     found = _read_pickle(path)
@@ -116,10 +120,15 @@ def read_tensors(path: pathlib.Path) -> Tensors:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
             break
-    if not isinstance(found, Mapping) or not found or not all(
-            isinstance(name, str) and hasattr(value, 'numpy') for name, value in found.items()):
-        raise UserError(f'{path}: holds no state dict (names and tensors, directly or under '
-                        'online, state_dict or model); save model.state_dict()')
+    if (
+        not isinstance(found, Mapping)
+        or not found
+        or not all(isinstance(name, str) and hasattr(value, 'numpy') for name, value in found.items())
+    ):
+        raise UserError(
+            f'{path}: holds no state dict (names and tensors, directly or under '
+            'online, state_dict or model); save model.state_dict()'
+        )
     return {name: _numpy(value) for name, value in found.items()}
 
 
@@ -128,8 +137,9 @@ def _read_safetensors(path):
     try:
         return safetensors.load_file(path)
     except Exception as error:  # SafetensorError, and KeyError or TypeError for types NumPy lacks
-        raise UserError(f'{path}: can not be read as safetensors ({reason(error)}); fetch or '
-                        'write it again, in float32') from error
+        raise UserError(
+            f'{path}: can not be read as safetensors ({reason(error)}); fetch or write it again, in float32'
+        ) from error
 
 
 def _read_pickle(path):
@@ -139,7 +149,8 @@ def _read_pickle(path):
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError: whatever is in the file
         raise UserError(
             f'{path}: can not be read as plain weights ({reason(error)}). A file with anything but '
-            'tensors in it is not opened: it could run code. Save the state dict alone') from error
+            'tensors in it is not opened: it could run code. Save the state dict alone'
+        ) from error
 
 
 def _numpy(tensor) -> np.ndarray:
@@ -156,8 +167,9 @@ def extra(module: str):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f'{module.partition(".")[0]} is not installed; run pip install '
-                        "'mlvicx-jax[export]'") from error
+        raise UserError(
+            f"{module.partition('.')[0]} is not installed; run pip install 'mlvicx-jax[export]'"
+        ) from error
 
 
 def is_release(tensors: Tensors) -> bool:
@@ -188,8 +200,9 @@ def from_release(tensors: Tensors) -> Tensors:
     return renamed
 
 
-def fill(like: Mapping[str, Any], tensors: Tensors, where,
-         whole: bool = False) -> tuple[dict[str, Any], list[str]]:
+def fill(
+    like: Mapping[str, Any], tensors: Tensors, where, whole: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     """An encoder's variables from tensors under any of the known names, and what there is to say.
 
     Args:
@@ -209,34 +222,44 @@ def fill(like: Mapping[str, Any], tensors: Tensors, where,
     if is_release(tensors):
         tensors = from_release(tensors)
     is_flax = any(name.startswith('params/') for name in tensors)
-    wanted = {path: '/'.join(path) if is_flax else torch_name(path[1:])
-              for path in traverse_util.flatten_dict(like)}
+    wanted = {
+        path: '/'.join(path) if is_flax else torch_name(path[1:]) for path in traverse_util.flatten_dict(like)
+    }
     said = [f'{where}: fc, the classifier, is left out'] if 'fc.weight' in tensors else []
-    tensors = {name: array for name, array in tensors.items()
-               if not name.endswith('num_batches_tracked') and name not in ('fc.weight', 'fc.bias')}
+    tensors = {
+        name: array
+        for name, array in tensors.items()
+        if not name.endswith('num_batches_tracked') and name not in ('fc.weight', 'fc.bias')
+    }
     is_context = lambda name: _CONTEXT in name
     missing = sorted(set(wanted.values()) - tensors.keys())
     unexpected = sorted(tensors.keys() - set(wanted.values()))
     if missing and not any(map(is_context, tensors)):
         if whole and all(map(is_context, missing)):
-            raise UserError(f'{where} has no context bottlenecks, config.model.context=True asks for '
-                            'them; give --config.model.context=False')
+            raise UserError(
+                f'{where} has no context bottlenecks, config.model.context=True asks for '
+                'them; give --config.model.context=False'
+            )
         absent = [name for name in missing if is_context(name)]
         missing = [name for name in missing if not is_context(name)]
         if absent:
-            said.append(f'{where} has no context bottlenecks: their {len(absent)} tensors stay at '
-                        'their initialisation')
+            said.append(
+                f'{where} has no context bottlenecks: their {len(absent)} tensors stay at their initialisation'
+            )
     if unexpected and not any(map(is_context, wanted.values())):
         left = [name for name in unexpected if is_context(name)]
         unexpected = [name for name in unexpected if not is_context(name)]
         if left:
-            said.append(f'{where} has context bottlenecks and config.model.context is False: their '
-                        f'{len(left)} tensors are left out')
+            said.append(
+                f'{where} has context bottlenecks and config.model.context is False: their '
+                f'{len(left)} tensors are left out'
+            )
     if missing or unexpected:
         raise UserError(
             f'{where}: not the weights of this ResNet-18; missing: {_some(missing)}; unexpected: '
-            f'{_some(unexpected)}. Give ResNet-18 weights under torchvision\'s names or an export '
-            'of this project, and the same config.model')
+            f"{_some(unexpected)}. Give ResNet-18 weights under torchvision's names or an export "
+            'of this project, and the same config.model'
+        )
     filled = {}
     for path, old in traverse_util.flatten_dict(like).items():
         if (name := wanted[path]) not in tensors:
@@ -244,8 +267,10 @@ def fill(like: Mapping[str, Any], tensors: Tensors, where,
             continue
         array = tensors[name] if is_flax else from_torch_layout(path[-1], tensors[name])
         if array.shape != old.shape:
-            raise UserError(f'{where}: {name} has shape {array.shape}, expected {old.shape} in '
-                            'Flax\'s order; set config.model.width and .reduction to its own')
+            raise UserError(
+                f'{where}: {name} has shape {array.shape}, expected {old.shape} in '
+                "Flax's order; set config.model.width and .reduction to its own"
+            )
         if not np.isfinite(array).all():
             raise UserError(f'{where}: {name} has values that are not finite; take other weights')
         filled[path] = np.asarray(array, old.dtype)

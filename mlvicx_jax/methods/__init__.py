@@ -25,11 +25,18 @@ def create(config):
     if config.dtype not in dtypes:
         raise UserError(f'config.dtype is {config.dtype!r}; expected one of {", ".join(dtypes)}')
     encoder = _build('config.model', ResNet18, **config.model, dtype=dtypes[config.dtype])
-    recipes = {name: _build(f'config.views.{name}', Recipe, **config.views[name])
-               for name in sorted(config.views)}
+    recipes = {
+        name: _build(f'config.views.{name}', Recipe, **config.views[name]) for name in sorted(config.views)
+    }
     module = importlib.import_module(f'{__name__}.{name}')
-    return _build('config.method', module.Method, encoder=encoder, recipes=recipes,
-                  image_size=config.data.image_size, **arguments)
+    return _build(
+        'config.method',
+        module.Method,
+        encoder=encoder,
+        recipes=recipes,
+        image_size=config.data.image_size,
+        **arguments,
+    )
 
 
 def _build(section, constructor, **arguments):

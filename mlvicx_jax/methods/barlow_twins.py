@@ -64,6 +64,7 @@ class Method(BaseMethod):
         """
         width, rank = self.widths[-1], batch_size - 1
         excess = self.off_diagonal * max(0, width / rank - 1)
-        return {'level/floor': width * excess / (1 + excess),
-                'level/share_nothing':
-                    width * (1 + 1 / rank) + self.off_diagonal * width * (width - 1) / rank}
+        return {
+            'level/floor': width * excess / (1 + excess),
+            'level/share_nothing': width * (1 + 1 / rank) + self.off_diagonal * width * (width - 1) / rank,
+        }

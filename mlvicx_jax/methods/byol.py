@@ -5,8 +5,7 @@ import dataclasses
 import jax
 
 from mlvicx_jax.methods.shared.base import BaseMethod, Embedder
-from mlvicx_jax.methods.shared.prediction import (
-    PredictiveEmbedder, agreement, check_widths, spread)
+from mlvicx_jax.methods.shared.prediction import PredictiveEmbedder, agreement, check_widths, spread
 from mlvicx_jax.methods.shared.teacher import cosine_momentum, follow
 
 
@@ -41,8 +40,9 @@ class Method(BaseMethod):
     @property
     def network(self):
         return PredictiveEmbedder(
-            self.encoder, *(self.mlp(widths, kernel_init=truncated_normal)
-                            for widths in (self.projector, self.predictor)))
+            self.encoder,
+            *(self.mlp(widths, kernel_init=truncated_normal) for widths in (self.projector, self.predictor)),
+        )
 
     @property
     def target_network(self):
@@ -50,9 +50,12 @@ class Method(BaseMethod):
 
     def init_state(self, key, variables):
         other = self.init_network(jax.random.fold_in(key, 1))
-        return {'target': {collection: {part: leaves for part, leaves in tree.items()
-                                        if part != 'predictor'}
-                           for collection, tree in other.items()}}
+        return {
+            'target': {
+                collection: {part: leaves for part, leaves in tree.items() if part != 'predictor'}
+                for collection, tree in other.items()
+            }
+        }
 
     def forward(self, variables, method_state, views, key):
         views, target = (views['first'], views['second']), method_state['target']
@@ -60,14 +63,16 @@ class Method(BaseMethod):
         targets, target_stats = self.embed(self.target_network, target, *views)
         out = {}
         for number, ((embedding, prediction), goal) in enumerate(zip(passes, targets), 1):
-            out |= {f'embedding_{number}': embedding, f'prediction_{number}': prediction,
-                    f'target_{number}': goal}
+            out |= {
+                f'embedding_{number}': embedding,
+                f'prediction_{number}': prediction,
+                f'target_{number}': goal,
+            }
         return out, stats, {'target': target | {'batch_stats': target_stats}}
 
     def loss(self, out, method_state):
         """|p - t|^2 of the unit vectors, 2 - 2 cos, summed over the two directions: in [0, 8]."""
-        cosine = agreement((out['prediction_1'], out['prediction_2']),
-                           (out['target_1'], out['target_2']))
+        cosine = agreement((out['prediction_1'], out['prediction_2']), (out['target_1'], out['target_2']))
         return 4 * (1 - cosine), {'spread': spread(out['embedding_1'])}
 
     def update(self, method_state, params, out, progress):

@@ -51,14 +51,21 @@ class Method(MomentumContrast):
 
     @property
     def network(self):
-        return Network(self.grouped_encoder, self.projector, self.decoder,
-                       restoration_head(1, self.encoder.dtype, 'restoration'))
+        return Network(
+            self.grouped_encoder,
+            self.projector,
+            self.decoder,
+            restoration_head(1, self.encoder.dtype, 'restoration'),
+        )
 
     def views(self, keys, batch):
         drawn = {name: augment.view_keys(keys, number) for number, name in enumerate(self.recipes)}
-        views = {name: corruption.cut_or_shuffle(drawn[name], augment.augment(
-                     drawn[name], batch['image'], self.image_size, recipe))
-                 for name, recipe in self.recipes.items()}
+        views = {
+            name: corruption.cut_or_shuffle(
+                drawn[name], augment.augment(drawn[name], batch['image'], self.image_size, recipe)
+            )
+            for name, recipe in self.recipes.items()
+        }
         recipe = self.recipes['first']
         if not self.flip_target:
             recipe = dataclasses.replace(recipe, flip=0.0, rotation=0.0)
@@ -68,8 +75,11 @@ class Method(MomentumContrast):
     def forward(self, variables, method_state, views, key):
         ((queries, pictures),), stats = self.embed(self.network, variables, views['first'])
         keys, method_state = self.key_pass(method_state, views['second'], key)
-        out = {'embedding_1': normalise(queries), 'embedding_2': normalise(keys),
-               'restoration': jnp.square(pictures - views['target']).mean((1, 2, 3))}
+        out = {
+            'embedding_1': normalise(queries),
+            'embedding_2': normalise(keys),
+            'restoration': jnp.square(pictures - views['target']).mean((1, 2, 3)),
+        }
         return out, stats, method_state
 
     def loss(self, out, method_state):

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from mlvicx_jax.methods.shared.contrast import normalise
 from mlvicx_jax.methods.shared.momentum_contrast import MomentumContrast
@@ -36,10 +36,12 @@ class Network(nn.Module):
         features = self.encoder(images, train)
         maps = {}
         for stage, cells in CELLS.items():
-            rows, columns = (jnp.asarray(adaptive_average(n, cells), jnp.float32)
-                             for n in features[stage].shape[1:3])
-            maps[stage] = jnp.einsum('ph,bhwc,qw->bpqc', rows, features[stage], columns,
-                                     precision=jax.lax.Precision.HIGHEST)
+            rows, columns = (
+                jnp.asarray(adaptive_average(n, cells), jnp.float32) for n in features[stage].shape[1:3]
+            )
+            maps[stage] = jnp.einsum(
+                'ph,bhwc,qw->bpqc', rows, features[stage], columns, precision=jax.lax.Precision.HIGHEST
+            )
         return self.projector(features['pooled'], train), maps
 
 
@@ -72,8 +74,7 @@ class Method(MomentumContrast):
     def forward(self, variables, method_state, views, key):
         ((queries, query_maps),), stats = self.embed(self.network, variables, views['first'])
         (keys, key_maps), method_state = self.key_pass(method_state, views['second'], key)
-        errors = {stage: jnp.square(query_maps[stage] - key_maps[stage]).mean((1, 2, 3))
-                  for stage in CELLS}
+        errors = {stage: jnp.square(query_maps[stage] - key_maps[stage]).mean((1, 2, 3)) for stage in CELLS}
         out = {'embedding_1': normalise(queries), 'embedding_2': normalise(keys)} | errors
         return out, stats, method_state
 

@@ -24,15 +24,21 @@ class Network(nn.Module):
     def __call__(self, images, train: bool):
         features = self.encoder(images, train)
         expander = lambda head: MLP(
-            self.widths, last_norm='affine' if self.last_norm else 'none', dtype=self.encoder.dtype,
-            axis_name=self.encoder.axis_name, name=f'expander_{head}')
+            self.widths,
+            last_norm='affine' if self.last_norm else 'none',
+            dtype=self.encoder.dtype,
+            axis_name=self.encoder.axis_name,
+            name=f'expander_{head}',
+        )
         out = {}
         if 'global' in self.heads:
             out['global'] = expander('global')(features['pooled'], train)
         if 'multi_level' in self.heads:
-            aggregate = (Concatenate() if self.aggregation == 'concat' else
-                         ResizeProjectSum(8 * self.encoder.width, dtype=self.encoder.dtype,
-                                          name='aggregation'))
+            aggregate = (
+                Concatenate()
+                if self.aggregation == 'concat'
+                else ResizeProjectSum(8 * self.encoder.width, dtype=self.encoder.dtype, name='aggregation')
+            )
             out['multi_level'] = expander('multi_level')(aggregate(features), train)
         return out
 
@@ -59,8 +65,7 @@ class Method(VarianceCovariance):
     def __post_init__(self):
         super().__post_init__()
         if self.loss_heads not in ('both', *HEADS):
-            raise ValueError(f"loss_heads={self.loss_heads!r} is none of 'both', 'global', "
-                             "'multi_level'")
+            raise ValueError(f"loss_heads={self.loss_heads!r} is none of 'both', 'global', 'multi_level'")
         if self.aggregation not in ('concat', 'sum'):
             raise ValueError(f"aggregation={self.aggregation!r} is neither 'concat' nor 'sum'")
 
@@ -72,13 +77,17 @@ class Method(VarianceCovariance):
 
     @property
     def network(self) -> Network:
-        return Network(self.encoder, tuple(self.head_weights), self.aggregation,
-                       tuple(self.widths), self.last_norm)
+        return Network(
+            self.encoder, tuple(self.head_weights), self.aggregation, tuple(self.widths), self.last_norm
+        )
 
     def forward(self, variables, method_state, views, key):
         passes, stats = self.embed(self.network, variables, views['first'], views['second'])
-        out = {f'{head}_{number}': z for number, embeddings in enumerate(passes, 1)
-               for head, z in embeddings.items()}
+        out = {
+            f'{head}_{number}': z
+            for number, embeddings in enumerate(passes, 1)
+            for head, z in embeddings.items()
+        }
         return out, stats, method_state
 
     def loss(self, out, method_state):

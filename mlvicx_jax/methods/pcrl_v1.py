@@ -27,8 +27,7 @@ class Teacher(nn.Module):
 
     def __call__(self, images, train: bool):
         features = self.encoder(images, train)
-        return (self.projector(features['pooled'], train),
-                {level: features[level] for level in LEVELS})
+        return (self.projector(features['pooled'], train), {level: features[level] for level in LEVELS})
 
 
 class Student(Teacher):
@@ -56,28 +55,36 @@ class Student(Teacher):
         if codes:
             maps, teacher = (
                 m | {'stage4': m['stage4'] * nn.sigmoid(self.gate(code, train))[:, None, None]}
-                for m, code in zip((maps, teacher), codes))
+                for m, code in zip((maps, teacher), codes)
+            )
         crossed = jax.tree.map(lambda own, other: alpha * own + (1 - alpha) * other, maps, teacher)
-        pictures = (self.restoration(self.decoder(m, images.shape[1], train)[-1])
-                    for m in (maps, crossed))
+        pictures = (self.restoration(self.decoder(m, images.shape[1], train)[-1]) for m in (maps, crossed))
         return embedding, *pictures
 
 
 def draw_codes(keys):
     """Codes [b, 6]: is it upside down, is it mirrored, and one-hot the quarter turns 0 to 3."""
+
     def draw(key):
         flips, turns = jax.random.split(key)
-        return jnp.concatenate([jax.random.bernoulli(flips, 0.5, (2,)).astype(jnp.float32),
-                                jax.nn.one_hot(jax.random.randint(turns, (), 0, 4), 4)])
+        return jnp.concatenate(
+            [
+                jax.random.bernoulli(flips, 0.5, (2,)).astype(jnp.float32),
+                jax.nn.one_hot(jax.random.randint(turns, (), 0, 4), 4),
+            ]
+        )
+
     return jax.vmap(draw)(keys)
 
 
 def transform(codes, pictures):
     """Pictures [b, n, n, c] flipped, then turned anticlockwise, as their codes [b, 6] say."""
+
     def one(code, picture):
         picture = jnp.where(code[0] > 0, picture[::-1], picture)
         picture = jnp.where(code[1] > 0, picture[:, ::-1], picture)
         return jnp.stack([jnp.rot90(picture, k) for k in range(4)])[jnp.argmax(code[2:])]
+
     return jax.vmap(one)(codes, pictures)
 
 
@@ -110,15 +117,19 @@ class Method(MomentumContrast):
     @property
     def network(self):
         gate = self.mlp((256, 8 * self.encoder.width), norm=False, bias=True)
-        return Student(self.grouped_encoder, self.projector, gate, self.decoder,
-                       restoration_head(3, self.encoder.dtype, 'restoration'))
+        return Student(
+            self.grouped_encoder,
+            self.projector,
+            gate,
+            self.decoder,
+            restoration_head(3, self.encoder.dtype, 'restoration'),
+        )
 
     def init_state(self, key, variables):
         """Also a queue uniform in +-sqrt(3 / r), with rows of length about 1, and no normaliser."""
         width = self.widths[-1]
         keys = jax.random.uniform(key, (self.queue, width), minval=-1) * (3 / width) ** 0.5
-        return {'key': self.copied(variables), 'queue': new_queue(keys),
-                'log_normaliser': jnp.array(-jnp.inf)}
+        return {'key': self.copied(variables), 'queue': new_queue(keys), 'log_normaliser': jnp.array(-jnp.inf)}
 
     def views(self, keys, batch):
         """Of each view the input under its name, its `_code`, `_transformed` (the input as the code
@@ -127,12 +138,18 @@ class Method(MomentumContrast):
         for number, (name, recipe) in enumerate(self.recipes.items()):
             drawn = augment.view_keys(keys, number)
             crop = dataclasses.replace(recipe, flip=0.0, rotation=0.0)
-            shown, target = (augment.geometry(drawn, batch['image'], self.image_size, r)
-                             for r in (recipe, recipe if self.aligned_targets else crop))
+            shown, target = (
+                augment.geometry(drawn, batch['image'], self.image_size, r)
+                for r in (recipe, recipe if self.aligned_targets else crop)
+            )
             view = corruption.cut_out(drawn, augment.photometry(drawn, shown, recipe))
             code = draw_codes(augment.view_keys(keys, len(self.recipes) + number))
-            views |= {name: view, f'{name}_target': target, f'{name}_code': code,
-                      f'{name}_transformed': transform(code, view)}
+            views |= {
+                name: view,
+                f'{name}_target': target,
+                f'{name}_code': code,
+                f'{name}_transformed': transform(code, view),
+            }
         return views
 
     def forward(self, variables, method_state, views, key):
@@ -149,22 +166,41 @@ class Method(MomentumContrast):
             nonlocal variables, method_state
             (taught, maps), method_state = self.key_pass(method_state, second, shuffle_key)
             (learnt, *pictures), stats = self.network.apply(
-                variables, augment.standardise(first, self.encoder.dtype), maps, alpha, codes,
-                True, method='restore', mutable=['batch_stats'])
+                variables,
+                augment.standardise(first, self.encoder.dtype),
+                maps,
+                alpha,
+                codes,
+                True,
+                method='restore',
+                mutable=['batch_stats'],
+            )
             variables = variables | stats
             targets = target, alpha * target + (1 - alpha) * other_target
-            errors = [jnp.square(picture - augment.standardise(grey)).mean((1, 2, 3))
-                      for picture, grey in zip(pictures, targets)]
+            errors = [
+                jnp.square(picture - augment.standardise(grey)).mean((1, 2, 3))
+                for picture, grey in zip(pictures, targets)
+            ]
             return learnt, taught, jnp.stack(errors, -1)
 
         clean, clean_keys, clean_errors = branch(
-            views['first'], views['second'], views['first_transformed'],
-            views['second_transformed'], alpha_clean, [views['first_code'], views['second_code']])
+            views['first'],
+            views['second'],
+            views['first_transformed'],
+            views['second_transformed'],
+            alpha_clean,
+            [views['first_code'], views['second_code']],
+        )
         mixed, mixed_keys, mixed_errors = branch(
-            *(mix(views[name]) for name in ('first', 'second', 'first_target', 'second_target')),
-            alpha_mixed)
-        out = {'embedding_1': clean, 'embedding_2': clean_keys, 'mixed_1': mixed,
-               'mixed_2': mixed_keys, 'mixed_keys': mix(clean_keys)}
+            *(mix(views[name]) for name in ('first', 'second', 'first_target', 'second_target')), alpha_mixed
+        )
+        out = {
+            'embedding_1': clean,
+            'embedding_2': clean_keys,
+            'mixed_1': mixed,
+            'mixed_2': mixed_keys,
+            'mixed_keys': mix(clean_keys),
+        }
         out = {name: normalise(z) for name, z in out.items()}
         out['restoration'] = jnp.concatenate([clean_errors, mixed_errors], -1)
         return out, variables['batch_stats'], method_state
@@ -178,14 +214,16 @@ class Method(MomentumContrast):
         """
         queue, log_normaliser = method_state['queue'], method_state['log_normaliser']
         losses = []
-        for queries, keys in (('embedding_1', 'embedding_2'), ('mixed_1', 'mixed_2'),
-                              ('mixed_1', 'mixed_keys')):
+        for queries, keys in (
+            ('embedding_1', 'embedding_2'),
+            ('mixed_1', 'mixed_2'),
+            ('mixed_1', 'mixed_keys'),
+        ):
             logits = similarities(out[queries], out[keys], queue['keys']) / self.temperature
             log_mean = jax.lax.stop_gradient(jax.nn.logsumexp(logits) - jnp.log(logits.size))
             log_normaliser = jnp.where(jnp.isinf(log_normaliser), log_mean, log_normaliser)
             logits -= log_normaliser + jnp.log(len(queue['keys']))
-            losses.append((jax.nn.softplus(-logits[:, 0])
-                           + jax.nn.softplus(logits[:, 1:]).sum(-1)).mean())
+            losses.append((jax.nn.softplus(-logits[:, 0]) + jax.nn.softplus(logits[:, 1:]).sum(-1)).mean())
             queue = enqueue(queue, jax.lax.stop_gradient(out[keys]))
         return losses, {'queue': queue, 'log_normaliser': log_normaliser}
 

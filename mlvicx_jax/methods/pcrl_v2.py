@@ -47,8 +47,7 @@ class Network(nn.Module):
         norm = batch_norm(train, dtype, axis_name)
         dense = functools.partial(nn.Dense, dtype=dtype, kernel_init=xavier_uniform)
         conv = functools.partial(nn.Conv, dtype=dtype, kernel_init=he_uniform)
-        decoder = Decoder(self.encoder.width, skips=False, dtype=dtype, axis_name=axis_name,
-                          name='decoder')
+        decoder = Decoder(self.encoder.width, skips=False, dtype=dtype, axis_name=axis_name, name='decoder')
         maps = decoder(self.encoder(images, train), images.shape[1], train)
         pairs, pictures = [], []
         for block, x in enumerate(maps, 1):
@@ -77,9 +76,12 @@ def siamese(first, second, levels):
     Returns:
       float32 [n, b].
     """
-    every = jnp.stack([
-        -(cosine(p1, jax.lax.stop_gradient(z2)) + cosine(p2, jax.lax.stop_gradient(z1))) / 2
-        for (z1, p1), (z2, p2) in zip(first, second)])
+    every = jnp.stack(
+        [
+            -(cosine(p1, jax.lax.stop_gradient(z2)) + cosine(p2, jax.lax.stop_gradient(z1))) / 2
+            for (z1, p1), (z2, p2) in zip(first, second)
+        ]
+    )
     return every[levels, jnp.arange(len(levels))]
 
 
@@ -120,27 +122,29 @@ class Method(BaseMethod):
         target = augment.geometry(own(0), images, self.image_size, self.recipes['first'])
         first = augment.photometry(own(0), target, self.recipes['first'])
         second = augment.augment(own(1), images, self.image_size, self.recipes['second'])
-        crops = {f'local_{i}': augment.augment(own(1 + i), images, self.local_size,
-                                               self.recipes['local'])
-                 for i in range(1, self.local_crops + 1)}
-        return {'first': cut_out(own(0), first), 'second': cut_out(own(1), second),
-                'target': target, **crops}
+        crops = {
+            f'local_{i}': augment.augment(own(1 + i), images, self.local_size, self.recipes['local'])
+            for i in range(1, self.local_crops + 1)
+        }
+        return {'first': cut_out(own(0), first), 'second': cut_out(own(1), second), 'target': target, **crops}
 
     def forward(self, variables, method_state, views, key):
         crops = jnp.concatenate([views[f'local_{i}'] for i in range(1, self.local_crops + 1)])
         [(first, pictures)], stats = self.embed(self.network, variables, views['first'])
         [(second, _), (local, _)], stats = self.embed(
-            Network(self.encoder, restores=False), variables | {'batch_stats': stats},
-            views['second'], crops)
+            Network(self.encoder, restores=False), variables | {'batch_stats': stats}, views['second'], crops
+        )
         out = {'embedding_1': wide(first[0][0])}
 
         first, second, local = jax.tree.map(  # [n, b, c]: one view each, and all the crops
-            lambda x: x.reshape(-1, len(views['first']), x.shape[-1]), (first, second, local))
+            lambda x: x.reshape(-1, len(views['first']), x.shape[-1]), (first, second, local)
+        )
         levels = jax.random.randint(key, (1 + 2 * self.local_crops,), 0, BLOCKS)
         between, of_first, of_second = jnp.split(levels, [1, 1 + self.local_crops])
         out['siamese'] = siamese(first, second, between)[0]
         out['local'] = jnp.concatenate(
-            [siamese(first, local, of_first), siamese(second, local, of_second)]).mean(0)
+            [siamese(first, local, of_first), siamese(second, local, of_second)]
+        ).mean(0)
 
         target = augment.standardise(views['target'])
         *deep, restored = [functools.partial(square_error, picture) for picture in pictures]
@@ -149,11 +153,9 @@ class Method(BaseMethod):
         return out, stats, method_state
 
     def loss(self, out, method_state):
-        terms = {name: out[name].mean()
-                 for name in ('restoration', 'siamese', 'local', 'deep_supervision')}
+        terms = {name: out[name].mean() for name in ('restoration', 'siamese', 'local', 'deep_supervision')}
         beta = (1 + jnp.cos(jnp.pi * method_state['progress'])) / 2
-        total = (terms['restoration'] + terms['siamese'] + terms['local']
-                 + beta * terms['deep_supervision'])
+        total = terms['restoration'] + terms['siamese'] + terms['local'] + beta * terms['deep_supervision']
         return total, terms | {'beta': beta}
 
     def update(self, method_state, params, out, progress):

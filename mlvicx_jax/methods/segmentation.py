@@ -70,27 +70,36 @@ class Method(BaseMethod):
         """
         found = batch['target'].shape[-1] if 'target' in batch else 0
         if found != self.structures:
-            raise UserError(f'config.method.structures is {self.structures}, but '
-                            f'config.data.target names {found}; give as many')
+            raise UserError(
+                f'config.method.structures is {self.structures}, but '
+                f'config.data.target names {found}; give as many'
+            )
         if len(self.recipes) != 1:
-            raise UserError(f'config.views has {", ".join(self.recipes)}; segmentation learns from '
-                            'one view of each image')
-        (name, recipe), = self.recipes.items()
+            raise UserError(
+                f'config.views has {", ".join(self.recipes)}; segmentation learns from one view of each image'
+            )
+        ((name, recipe),) = self.recipes.items()
         drawn = augment.view_keys(keys, 0)  # the draws of `augment.views` for its first recipe
         pictures = 255 * batch['target']
-        masks = [augment.geometry(drawn, pictures[..., c:c + 1], self.image_size, recipe)
-                 for c in range(self.structures)]
+        masks = [
+            augment.geometry(drawn, pictures[..., c : c + 1], self.image_size, recipe)
+            for c in range(self.structures)
+        ]
         target = (jnp.concatenate(masks, -1) >= 0.5).astype(jnp.float32)
         return super().views(keys, batch) | {'target': target}
 
     def forward(self, variables, method_state, views, key):
         """Per image and structure [b, k]: cross-entropy, and means over pixels of p t, p and t."""
-        image, = (view for name, view in views.items() if name != 'target')
+        (image,) = (view for name, view in views.items() if name != 'target')
         (found,), stats = self.embed(self.network, variables, image)
         logits, truth = found['logits'], views['target']
         probability = jax.nn.sigmoid(logits)
-        pixels = {'cross_entropy': optax.sigmoid_binary_cross_entropy(logits, truth),
-                  'both': probability * truth, 'predicted': probability, 'truth': truth}
+        pixels = {
+            'cross_entropy': optax.sigmoid_binary_cross_entropy(logits, truth),
+            'both': probability * truth,
+            'predicted': probability,
+            'truth': truth,
+        }
         out = {name: x.mean((1, 2)) for name, x in pixels.items()}
         return out | {'embedding_1': found['pooled']}, stats, method_state
 
@@ -98,6 +107,5 @@ class Method(BaseMethod):
         both, predicted, truth = (out[name].sum(0) for name in ('both', 'predicted', 'truth'))
         shown = truth > 0
         dice = 2 * both / jnp.where(shown, predicted + truth, 1)
-        terms = {'cross_entropy': out['cross_entropy'].mean(),
-                 'dice': jnp.where(shown, 1 - dice, 0).mean()}
+        terms = {'cross_entropy': out['cross_entropy'].mean(), 'dice': jnp.where(shown, 1 - dice, 0).mean()}
         return sum(terms.values()), terms

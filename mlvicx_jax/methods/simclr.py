@@ -34,8 +34,9 @@ class Method(BaseMethod):
     @property
     def network(self):
         # model_util.py: BatchNorm behind every layer, the last one's without a shift.
-        return Embedder(self.encoder, self.mlp(self.widths, last_norm='scale',
-                                               kernel_init=nn.initializers.normal(0.01)))
+        return Embedder(
+            self.encoder, self.mlp(self.widths, last_norm='scale', kernel_init=nn.initializers.normal(0.01))
+        )
 
     def forward(self, variables, method_state, views, key):
         both = jnp.concatenate([views['first'], views['second']])

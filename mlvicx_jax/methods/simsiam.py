@@ -3,8 +3,7 @@
 import dataclasses
 
 from mlvicx_jax.methods.shared.base import BaseMethod
-from mlvicx_jax.methods.shared.prediction import (
-    PredictiveEmbedder, agreement, check_widths, spread)
+from mlvicx_jax.methods.shared.prediction import PredictiveEmbedder, agreement, check_widths, spread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,9 @@ class Method(BaseMethod):
 
     @property
     def network(self):
-        return PredictiveEmbedder(self.encoder, self.mlp(self.projector, last_norm='plain'),
-                                  self.mlp(self.predictor, bias=True))
+        return PredictiveEmbedder(
+            self.encoder, self.mlp(self.projector, last_norm='plain'), self.mlp(self.predictor, bias=True)
+        )
 
     def forward(self, variables, method_state, views, key):
         passes, stats = self.embed(self.network, variables, views['first'], views['second'])
@@ -40,6 +40,5 @@ class Method(BaseMethod):
 
     def loss(self, out, method_state):
         """Minus the cosine, averaged over the two directions: in [-1, 1]."""
-        cosine = agreement((out['prediction_1'], out['prediction_2']),
-                           (out['embedding_1'], out['embedding_2']))
+        cosine = agreement((out['prediction_1'], out['prediction_2']), (out['embedding_1'], out['embedding_2']))
         return -cosine, {'spread': spread(out['embedding_1'])}

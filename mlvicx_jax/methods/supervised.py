@@ -47,8 +47,10 @@ class Method(BaseMethod):
         """
         found = batch['labels'].shape[1]
         if found != self.labels:
-            raise UserError(f'config.method.labels is {self.labels}, but the images of this data '
-                            f'set have {found} labels; give --config.method.labels={found}')
+            raise UserError(
+                f'config.method.labels is {self.labels}, but the images of this data '
+                f'set have {found} labels; give --config.method.labels={found}'
+            )
         return super().views(keys, batch) | {'labels': batch['labels'].astype(jnp.float32)}
 
     def forward(self, variables, method_state, views, key):

@@ -34,14 +34,15 @@ class ContextBottleneck(nn.Module):
     def __call__(self, y):
         channels = y.shape[-1]
         dense = lambda width, name: nn.Dense(
-            width, use_bias=False, dtype=self.dtype, kernel_init=torch_uniform, name=name)
+            width, use_bias=False, dtype=self.dtype, kernel_init=torch_uniform, name=name
+        )
         squeeze = dense(max(1, channels // self.reduction), 'channel_squeeze')
         excite = dense(channels, 'channel_excite')
         shared = lambda pooled: excite(nn.relu(squeeze(pooled)))
-        channel_map = nn.sigmoid(shared(y.mean((1, 2))) + shared(
-            greatest(y.reshape(len(y), -1, channels), 1)))
+        channel_map = nn.sigmoid(shared(y.mean((1, 2))) + shared(greatest(y.reshape(len(y), -1, channels), 1)))
         y = y * channel_map[:, None, None, :]
         pools = jnp.stack([y.mean(-1), greatest(y, -1)], -1)
-        spatial = nn.Conv(1, (7, 7), padding=3, use_bias=False, dtype=self.dtype,
-                          kernel_init=torch_uniform, name='spatial')
+        spatial = nn.Conv(
+            1, (7, 7), padding=3, use_bias=False, dtype=self.dtype, kernel_init=torch_uniform, name='spatial'
+        )
         return y * nn.sigmoid(spatial(pools))

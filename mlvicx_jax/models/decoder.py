@@ -39,9 +39,14 @@ class Decoder(nn.Module):
             if self.skips and level:
                 x = jnp.concatenate([x, features[level].astype(self.dtype)], -1)
             for layer in (1, 2):
-                x = nn.Conv(max(1, 8 * self.width >> block), (3, 3), use_bias=False,
-                            dtype=self.dtype, kernel_init=he_uniform,
-                            name=f'block{block}_conv{layer}')(x)
+                x = nn.Conv(
+                    max(1, 8 * self.width >> block),
+                    (3, 3),
+                    use_bias=False,
+                    dtype=self.dtype,
+                    kernel_init=he_uniform,
+                    name=f'block{block}_conv{layer}',
+                )(x)
                 x = nn.relu(norm(name=f'block{block}_bn{layer}')(x))
             maps.append(x)
         return maps
@@ -49,5 +54,4 @@ class Decoder(nn.Module):
 
 def restoration_head(channels: int, dtype, name: str) -> nn.Conv:
     """The 3 x 3 convolution from the last block's map to a picture, as in the same library."""
-    return nn.Conv(channels, (3, 3), dtype=dtype, kernel_init=nn.initializers.xavier_uniform(),
-                   name=name)
+    return nn.Conv(channels, (3, 3), dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)

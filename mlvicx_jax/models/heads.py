@@ -16,8 +16,7 @@ class Concatenate(nn.Module):
 
     @nn.compact
     def __call__(self, features):
-        return jnp.concatenate(
-            [wide(features[level]).mean((1, 2)) for level in LEVELS], -1)
+        return jnp.concatenate([wide(features[level]).mean((1, 2)) for level in LEVELS], -1)
 
 
 def resize_then_pool(size: int, grid: int, cells: int) -> np.ndarray:
@@ -53,11 +52,13 @@ class ResizeProjectSum(nn.Module):
         total = 0
         for level in LEVELS:
             y = features[level]
-            rows, columns = (jnp.asarray(resize_then_pool(n, self.grid, self.cells), y.dtype)
-                             for n in y.shape[1:3])
+            rows, columns = (
+                jnp.asarray(resize_then_pool(n, self.grid, self.cells), y.dtype) for n in y.shape[1:3]
+            )
             pooled = jnp.einsum('ph,bhwc,qw->bpqc', rows, y, columns)
-            total += nn.Dense(self.features, dtype=self.dtype, kernel_init=torch_uniform,
-                              name=f'project_{level}')(pooled)
+            total += nn.Dense(
+                self.features, dtype=self.dtype, kernel_init=torch_uniform, name=f'project_{level}'
+            )(pooled)
         return wide(total.reshape(total.shape[0], -1))
 
 
@@ -91,13 +92,17 @@ class MLP(nn.Module):
             hidden = i < len(self.widths)
             bound = x.shape[-1] ** -0.5
             x = nn.Dense(
-                width, use_bias=not self.norm if hidden else self.bias, dtype=self.dtype,
-                kernel_init=self.kernel_init, name=f'linear{i}',
-                bias_init=lambda key, shape, dtype: jax.random.uniform(
-                    key, shape, dtype, -bound, bound))(x)
+                width,
+                use_bias=not self.norm if hidden else self.bias,
+                dtype=self.dtype,
+                kernel_init=self.kernel_init,
+                name=f'linear{i}',
+                bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
+            )(x)
             if hidden:
                 x = nn.relu(batch_norm_(name=f'bn{i}')(x) if self.norm else x)
             elif self.last_norm != 'none':
-                x = batch_norm_(name=f'bn{i}', use_scale=self.last_norm != 'plain',
-                                use_bias=self.last_norm == 'affine')(x)
+                x = batch_norm_(
+                    name=f'bn{i}', use_scale=self.last_norm != 'plain', use_bias=self.last_norm == 'affine'
+                )(x)
         return wide(x)

@@ -23,8 +23,14 @@ def batch_norm(train: bool, dtype, axis_name: str | None, momentum: float = MOME
     `groups` > 1 gives every part of the global batch statistics of its own (`GroupedBatchNorm`).
     """
     layer = nn.BatchNorm if groups == 1 else functools.partial(GroupedBatchNorm, groups)
-    return functools.partial(layer, use_running_average=not train, momentum=momentum,
-                             epsilon=EPSILON, dtype=dtype, axis_name=axis_name)
+    return functools.partial(
+        layer,
+        use_running_average=not train,
+        momentum=momentum,
+        epsilon=EPSILON,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
 
 
 class GroupedBatchNorm(nn.Module):
@@ -77,9 +83,11 @@ class GroupedBatchNorm(nn.Module):
         devices = lax.axis_size(self.axis_name) if self.axis_name else 1
         here = max(1, self.groups // devices)
         if max(self.groups, devices) % min(self.groups, devices) or len(x) % here:
-            raise UserError(f'{self.groups} BatchNorm groups do not fit {devices} devices with '
-                            f'{len(x)} rows each; devices and groups must divide one another, and '
-                            'the groups the batch')
+            raise UserError(
+                f'{self.groups} BatchNorm groups do not fit {devices} devices with '
+                f'{len(x)} rows each; devices and groups must divide one another, and '
+                'the groups the batch'
+            )
         groups = wide(x).reshape(here, -1, *x.shape[1:])
         axes = tuple(range(1, groups.ndim - 1))
         moments = jnp.stack([groups.mean(axes), jnp.square(groups).mean(axes)])

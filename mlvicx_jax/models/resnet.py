@@ -27,10 +27,10 @@ def max_pool(x):
     """
     height, width = ((size - 1) // 2 + 1 for size in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    shifted = (x[:, i:i + 2 * height - 1:2, j:j + 2 * width - 1:2]
-               for i in range(3) for j in range(3))
+    shifted = (x[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i in range(3) for j in range(3))
     return functools.reduce(
-        lambda first, then: jnp.where((then > first) | jnp.isnan(then), then, first), shifted)
+        lambda first, then: jnp.where((then > first) | jnp.isnan(then), then, first), shifted
+    )
 
 
 class BasicBlock(nn.Module):
@@ -45,8 +45,15 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x):
         conv = lambda size, stride, name: nn.Conv(
-            self.features, (size, size), stride, padding=size // 2, use_bias=False,
-            dtype=self.dtype, kernel_init=he_fan_out, name=name)
+            self.features,
+            (size, size),
+            stride,
+            padding=size // 2,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=he_fan_out,
+            name=name,
+        )
         last = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
         y = nn.relu(self.norm(name='bn1')(conv(3, self.stride, 'conv1')(x)))
         y = self.norm(name='bn2', scale_init=last)(conv(3, 1, 'conv2')(y))
@@ -106,17 +113,30 @@ class ResNet18(nn.Module):
 
         @part
         def stem(module, x):
-            x = nn.Conv(self.width, (7, 7), 2, padding=3, use_bias=False, dtype=self.dtype,
-                        kernel_init=he_fan_out, name='conv1')(x.astype(self.dtype))
+            x = nn.Conv(
+                self.width,
+                (7, 7),
+                2,
+                padding=3,
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=he_fan_out,
+                name='conv1',
+            )(x.astype(self.dtype))
             return nn.relu(norm(name='bn1')(x))
 
         x = level('stem', stem(self, x))
         x = max_pool(x)
         for stage in range(4):
             for block in range(2):
-                x = part(BasicBlock)(self.width * 2 ** stage, 2 if stage and not block else 1,
-                                     self.dtype, norm, self.zero_init_residual,
-                                     name=f'layer{stage + 1}_{block}')(x)
+                x = part(BasicBlock)(
+                    self.width * 2**stage,
+                    2 if stage and not block else 1,
+                    self.dtype,
+                    norm,
+                    self.zero_init_residual,
+                    name=f'layer{stage + 1}_{block}',
+                )(x)
             x = level(f'stage{stage + 1}', x)
         features['pooled'] = wide(x).mean((1, 2))
         return features

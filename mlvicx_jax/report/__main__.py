@@ -20,12 +20,16 @@ from mlvicx_jax.report.reading import Run, read
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog='python -m mlvicx_jax.report', description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='python -m mlvicx_jax.report',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('workdir', type=pathlib.Path, metavar='WORKDIR')
     parser.add_argument('--out', type=pathlib.Path, help='the page (WORKDIR/report.html)')
-    parser.add_argument('--views', action='store_true',
-                        help='draw WORKDIR/views.png first, which opens the data set')
+    parser.add_argument(
+        '--views', action='store_true', help='draw WORKDIR/views.png first, which opens the data set'
+    )
     args = parser.parse_args(argv)
     folder = args.workdir.expanduser()
     out = (args.out or folder / 'report.html').expanduser()

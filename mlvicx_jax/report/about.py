@@ -9,8 +9,7 @@ from flax.traverse_util import flatten_dict
 import mlvicx_jax
 from mlvicx_jax.goodput import PHASES
 from mlvicx_jax.log import duration
-from mlvicx_jax.report.content import (
-    Facts, Listing, NotRun, Section, Table, Text, count, number, share)
+from mlvicx_jax.report.content import Facts, Listing, NotRun, Section, Table, Text, count, number, share
 from mlvicx_jax.report.reading import Grid, Run
 
 _BASE = pathlib.Path(mlvicx_jax.__file__).parents[1] / 'configs' / 'base.py'
@@ -26,8 +25,7 @@ def title(run: Run | Grid) -> str:
         return f'Pretraining on {data} with {run.config["method"]["name"]}'
     what = f'{data} ({asked(run)})' if asked(run) else data
     labelled = run.config['data']['labelled']['share']
-    return (f'{_TASKS[run.task]} of {what}, {protocol(run.config["protocol"])}, '
-            f'{share(labelled)} of the labels')
+    return f'{_TASKS[run.task]} of {what}, {protocol(run.config["protocol"])}, {share(labelled)} of the labels'
 
 
 def protocol(name: str) -> str:
@@ -39,23 +37,34 @@ def what_was_run(run: Run) -> Section:
     """Everything that a number of this page must be cited with."""
     results, config = run.results or {}, run.config
     data = config['data']
-    rows = [('task', _TASKS[run.task].lower()),
-            ('method', config['method']['name'])]
+    rows = [('task', _TASKS[run.task].lower()), ('method', config['method']['name'])]
     if run.task != 'pretrain':
         rows.append(('protocol', protocol(config['protocol'])))
-    rows.append(('data set', f'{data["name"]}, stored at {data["stored_size"]} px, seen at '
-                             f'{data["image_size"]} px{_options(data)}'))
+    rows.append(
+        (
+            'data set',
+            f'{data["name"]}, stored at {data["stored_size"]} px, seen at '
+            f'{data["image_size"]} px{_options(data)}',
+        )
+    )
     rows += [('labels asked for', text)] if (text := asked(run)) else []
     rows += [(f'{name} split', text) for name, text in _splits(run).items()]
     if run.task != 'pretrain':
         rows.append(('label fraction', _fraction(results, data)))
-    rows += [('seed', str(config['seed'])),
-             ('initial encoder', _init(results, config)),
-             ('context bottlenecks', 'kept' if results.get('context', config['model']['context'])
-              else 'none (keep_context false)')]
+    rows += [
+        ('seed', str(config['seed'])),
+        ('initial encoder', _init(results, config)),
+        (
+            'context bottlenecks',
+            'kept' if results.get('context', config['model']['context']) else 'none (keep_context false)',
+        ),
+    ]
     rows.append(('checkpoint', _checkpoint(run)))
-    rows += [(name, str(results[key])) for name, key in
-             (('device', 'device'), ('mlvicx_jax', 'version')) if results.get(key) is not None]
+    rows += [
+        (name, str(results[key]))
+        for name, key in (('device', 'device'), ('mlvicx_jax', 'version'))
+        if results.get(key) is not None
+    ]
     if results.get('images_per_second'):
         rows.append(('speed', f'{results["images_per_second"]:.1f} images/s in training'))
     return Section('What was run', [Facts(rows)])
@@ -65,26 +74,42 @@ def unfinished(run: Run) -> Section | None:
     """Says so where a run has no results."""
     if run.results is not None:
         return None
-    return Section('', [Text('This run has no results.json: it has not ended. What it logged so '
-                             'far follows; no number on this page is a result.', 'warning')])
+    return Section(
+        '',
+        [
+            Text(
+                'This run has no results.json: it has not ended. What it logged so '
+                'far follows; no number on this page is a result.',
+                'warning',
+            )
+        ],
+    )
 
 
 def time_spent(run: Run) -> Section | NotRun | None:
     """goodput.json as a table; the seconds of a linear layer are not counted."""
     if run.goodput is None:
-        return None if run.is_linear else NotRun(
-            'where the time went', 'no goodput.json in the folder')
+        return None if run.is_linear else NotRun('where the time went', 'no goodput.json in the folder')
     seconds = run.goodput['seconds']
     total = sum(seconds.values())
-    rows = [(phase, f'{spent / total:.1%}' if total else number(None), duration(spent),
-             PHASES.get(phase, ''))
-            for phase in [*PHASES, *(seconds.keys() - PHASES.keys())]
-            if (spent := seconds.get(phase)) is not None]
+    rows = [
+        (phase, f'{spent / total:.1%}' if total else number(None), duration(spent), PHASES.get(phase, ''))
+        for phase in [*PHASES, *(seconds.keys() - PHASES.keys())]
+        if (spent := seconds.get(phase)) is not None
+    ]
     starts = run.goodput.get('starts', 1)
-    return Section('Where the time went', [Table(
-        f'Wall time of {count(starts, "start")} of this run.',
-        ('phase', 'share', 'time', 'which is'), [*rows, ('in all', '', duration(total), '')],
-        totals=1, left=(3,))])
+    return Section(
+        'Where the time went',
+        [
+            Table(
+                f'Wall time of {count(starts, "start")} of this run.',
+                ('phase', 'share', 'time', 'which is'),
+                [*rows, ('in all', '', duration(total), '')],
+                totals=1,
+                left=(3,),
+            )
+        ],
+    )
 
 
 def configuration(run: Run) -> Section:
@@ -92,16 +117,23 @@ def configuration(run: Run) -> Section:
     blocks = []
     if _BASE.is_file():
         base = runpy.run_path(str(_BASE))['get_config']()
-        old, new = (flatten_dict(tree, sep='.') for tree in (
-            json.loads(base.to_json_best_effort()), run.config))
-        rows = [(name, *(_value(tree.get(name, 'absent')) for tree in (old, new)))
-                for name in sorted(old.keys() | new.keys())
-                if old.get(name, 'absent') != new.get(name, 'absent')]
-        blocks.append(Table(
-            'Fields that differ from configs/base.py, which all recipes share; the others are as '
-            'there.', ('field', 'base', 'this run'), rows, left=(1, 2)))
-    blocks.append(Listing('The whole configuration',
-                          json.dumps(run.config, indent=1, sort_keys=True)))
+        old, new = (
+            flatten_dict(tree, sep='.') for tree in (json.loads(base.to_json_best_effort()), run.config)
+        )
+        rows = [
+            (name, *(_value(tree.get(name, 'absent')) for tree in (old, new)))
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name, 'absent') != new.get(name, 'absent')
+        ]
+        blocks.append(
+            Table(
+                'Fields that differ from configs/base.py, which all recipes share; the others are as there.',
+                ('field', 'base', 'this run'),
+                rows,
+                left=(1, 2),
+            )
+        )
+    blocks.append(Listing('The whole configuration', json.dumps(run.config, indent=1, sort_keys=True)))
     return Section('Configuration', blocks)
 
 
@@ -141,8 +173,7 @@ def _splits(run: Run) -> dict[str, str]:
 
 def _size(arrays: dict, split: str) -> str:
     patients = len(set(arrays[f'{split}_patient_ids'].tolist()))
-    return (f'{count(len(arrays[f"{split}_image_ids"]), "image")} of '
-            f'{count(patients, "patient")}')
+    return f'{count(len(arrays[f"{split}_image_ids"]), "image")} of {count(patients, "patient")}'
 
 
 def _options(data: dict) -> str:
@@ -155,8 +186,9 @@ def _fraction(results: dict, data: dict) -> str:
     text = f'{share(results.get("share", labelled["share"]))} of the training labels'
     if 'labelled_images' in results:
         text += f', {count(results["labelled_images"], "image")}'
-    drawn = [word for word, key in (('stratified', 'stratified'), ('by patient', 'by_patient'))
-             if labelled.get(key)]
+    drawn = [
+        word for word, key in (('stratified', 'stratified'), ('by patient', 'by_patient')) if labelled.get(key)
+    ]
     text += f', drawn {" and ".join(drawn)}' if drawn else ''
     digest = results.get('labelled_hash')
     return text + (f'; SHA-256 of their ids {digest}' if digest else '')
@@ -169,8 +201,7 @@ def _init(results: dict, config: dict) -> str:
     proof = results.get('init_proof')
     if not proof:
         return init
-    return (f'{init}; {count(proof["tensors"], "tensor")} loaded and checked, SHA-256 '
-            f'{proof["sha256"]}')
+    return f'{init}; {count(proof["tensors"], "tensor")} loaded and checked, SHA-256 {proof["sha256"]}'
 
 
 def _checkpoint(run: Run) -> str:

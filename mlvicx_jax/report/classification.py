@@ -6,11 +6,25 @@ from mlvicx_jax.evaluation.metrics import NO_FINDING, auroc
 from mlvicx_jax.report import figures
 from mlvicx_jax.report.about import test_split
 from mlvicx_jax.report.content import (
-    INTERVAL, NOT_AVAILABLE, NotRun, Picture, Section, Table, Text, count, estimate, number)
+    INTERVAL,
+    NOT_AVAILABLE,
+    NotRun,
+    Picture,
+    Section,
+    Table,
+    Text,
+    count,
+    estimate,
+    number,
+)
 from mlvicx_jax.report.reading import Run
 
-_HEADS = {'classifier': 'fine-tuned classifier', 'linear': 'linear layer',
-          'lbfgs': 'logistic regression (L-BFGS)', 'knn': 'kNN'}
+_HEADS = {
+    'classifier': 'fine-tuned classifier',
+    'linear': 'linear layer',
+    'lbfgs': 'logistic regression (L-BFGS)',
+    'knn': 'kNN',
+}
 # Where results.json and predictions.npz differ by more, they are of two runs.
 _ROUNDING = 1e-3
 
@@ -26,11 +40,21 @@ def results(run: Run) -> Section | None:
     main = main_mean(test)
     if main:
         value = estimate(test['means'][main], test.get('means_interval', {}).get(main))
-        blocks.append(Text(f'{where}, {_HEADS.get(head, head)}: AUROC of '
-                           f'{_membership(main, test, names)} {value} ({INTERVAL}).', 'lead'))
+        blocks.append(
+            Text(
+                f'{where}, {_HEADS.get(head, head)}: AUROC of '
+                f'{_membership(main, test, names)} {value} ({INTERVAL}).',
+                'lead',
+            )
+        )
     if not _agree(run, names, test):
-        blocks.append(Text('predictions.npz and results.json are not of one run: their AUROCs '
-                           'differ. Run the command again before a number is used.', 'warning'))
+        blocks.append(
+            Text(
+                'predictions.npz and results.json are not of one run: their AUROCs '
+                'differ. Run the command again before a number is used.',
+                'warning',
+            )
+        )
     blocks.append(_class_table(run, names, head, where))
     if len(run.results['test']) > 1:
         blocks.append(_heads_table(run, names, where))
@@ -44,16 +68,28 @@ def main_mean(test: dict) -> str | None:
 
 def roc(run: Run) -> Section | NotRun | None:
     """A ROC curve of each class that has one."""
-    return _per_class(run, 'ROC curves', figures.roc, 'auroc', 'AUROC',
-                      'Dashed: chance. AUROC with its 95 % interval (bootstrap over patients).')
+    return _per_class(
+        run,
+        'ROC curves',
+        figures.roc,
+        'auroc',
+        'AUROC',
+        'Dashed: chance. AUROC with its 95 % interval (bootstrap over patients).',
+    )
 
 
 def calibration(run: Run) -> Section | NotRun | None:
     """A reliability diagram of each class."""
-    return _per_class(run, 'Calibration', figures.reliability, 'calibration_error', 'error',
-                      'Images in 15 bins of equal size by predicted probability; on the dashed '
-                      'line predictions are right on average. Error: expected calibration error. '
-                      'Axes differ between classes.')
+    return _per_class(
+        run,
+        'Calibration',
+        figures.reliability,
+        'calibration_error',
+        'error',
+        'Images in 15 bins of equal size by predicted probability; on the dashed '
+        'line predictions are right on average. Error: expected calibration error. '
+        'Axes differ between classes.',
+    )
 
 
 def _per_class(run, title, draw, measure, word, caption) -> Section | NotRun | None:
@@ -72,12 +108,14 @@ def _per_class(run, title, draw, measure, word, caption) -> Section | NotRun | N
     told = [_short(values.get(names[i]), intervals.get(names[i])) for i in drawn]
     left = [name for i, name in enumerate(names) if i not in drawn]
     picture = Picture(
-        draw([names[i] for i in drawn], labels[:, drawn], scores[:, drawn],
-             [f'{word} {text}' for text in told]),
-        f'{title} of {count(len(drawn), "class", "classes")}. ' + '; '.join(
-            f'{names[i]}: {word} {text}' for i, text in zip(drawn, told)).replace('\n', ' '),
+        draw(
+            [names[i] for i in drawn], labels[:, drawn], scores[:, drawn], [f'{word} {text}' for text in told]
+        ),
+        f'{title} of {count(len(drawn), "class", "classes")}. '
+        + '; '.join(f'{names[i]}: {word} {text}' for i, text in zip(drawn, told)).replace('\n', ' '),
         f'{test_split(run)}, {_HEADS.get(head, head)}. {caption}'
-        + (f' {NOT_AVAILABLE}: {", ".join(left)} (one class only, or no score).' if left else ''))
+        + (f' {NOT_AVAILABLE}: {", ".join(left)} (one class only, or no score).' if left else ''),
+    )
     return Section(title, [picture])
 
 
@@ -98,8 +136,9 @@ def _agree(run: Run, names: list[str], test: dict) -> bool:
         return True
     told = [test.get('auroc', {}).get(name) for name in names]
     told = np.array([np.nan if value is None else value for value in told])
-    return np.allclose(auroc(run.predictions['test_labels'], scores), told, rtol=0,
-                       atol=_ROUNDING, equal_nan=True)
+    return np.allclose(
+        auroc(run.predictions['test_labels'], scores), told, rtol=0, atol=_ROUNDING, equal_nan=True
+    )
 
 
 def _membership(mean: str, test: dict, names: list[str]) -> str:
@@ -124,37 +163,79 @@ def _class_table(run: Run, names: list[str], head: str, where: str) -> Table:
     def positives(i):
         return NOT_AVAILABLE if labels is None else f'{labels[:, i].sum():,} of {len(labels):,}'
 
-    rows = [(name, positives(i),
-             *(estimate(value(key, name), value(f'{key}_interval', name))
-               for key in ('auroc', 'auprc')),
-             *(number(value(key, name)) for key in ('f1', 'accuracy', 'calibration_error')))
-            for i, name in enumerate(names)]
+    rows = [
+        (
+            name,
+            positives(i),
+            *(estimate(value(key, name), value(f'{key}_interval', name)) for key in ('auroc', 'auprc')),
+            *(number(value(key, name)) for key in ('f1', 'accuracy', 'calibration_error')),
+        )
+        for i, name in enumerate(names)
+    ]
     means = sorted(test.get('means', {}), key=lambda name: int(name.removeprefix('mean')))
-    totals = [(f'{mean}: {_membership(mean, test, names)}', '',
-               estimate(test['means'][mean], test.get('means_interval', {}).get(mean)),
-               '', '', '', '') for mean in means if len(names) > 1]
+    totals = [
+        (
+            f'{mean}: {_membership(mean, test, names)}',
+            '',
+            estimate(test['means'][mean], test.get('means_interval', {}).get(mean)),
+            '',
+            '',
+            '',
+            '',
+        )
+        for mean in means
+        if len(names) > 1
+    ]
     missing = test.get('not_available') or []
-    caption = (f'{where}, {_HEADS.get(head, head)}. In brackets: {INTERVAL}. F1 and accuracy at '
-               'thresholds chosen on the validation split; calibration error: expected, 15 bins of '
-               'equal size.')
+    caption = (
+        f'{where}, {_HEADS.get(head, head)}. In brackets: {INTERVAL}. F1 and accuracy at '
+        'thresholds chosen on the validation split; calibration error: expected, 15 bins of '
+        'equal size.'
+    )
     if missing:
-        caption += (f' {NOT_AVAILABLE}: {", ".join(missing)}, one class only in the test split or '
-                    'no score; not in the means.')
-    return Table(caption, ('class', 'positives', 'AUROC', 'AUPRC', 'F1', 'accuracy',
-                           'calibration error'), rows + totals, totals=len(totals))
+        caption += (
+            f' {NOT_AVAILABLE}: {", ".join(missing)}, one class only in the test split or '
+            'no score; not in the means.'
+        )
+    return Table(
+        caption,
+        ('class', 'positives', 'AUROC', 'AUPRC', 'F1', 'accuracy', 'calibration error'),
+        rows + totals,
+        totals=len(totals),
+    )
 
 
 def _heads_table(run: Run, names: list[str], where: str) -> Table:
     """AUROC of every head, the same encoder and images."""
     order = dict.fromkeys([run.results['primary'], *_HEADS, *run.results['test']])
     tests = {head: run.results['test'][head] for head in order if head in run.results['test']}
-    rows = [(name, *(estimate(test.get('auroc', {}).get(name),
-                              test.get('auroc_interval', {}).get(name))
-                     for test in tests.values())) for name in names]
-    means = sorted({mean for test in tests.values() for mean in test.get('means', {})},
-                   key=lambda name: int(name.removeprefix('mean')))
-    rows += [(mean, *(estimate(test.get('means', {}).get(mean),
-                               test.get('means_interval', {}).get(mean))
-                      for test in tests.values())) for mean in means]
-    return Table(f'{where}. AUROC of each head on the same features; in brackets: {INTERVAL}.',
-                 ('class', *(_HEADS.get(head, head) for head in tests)), rows, totals=len(means))
+    rows = [
+        (
+            name,
+            *(
+                estimate(test.get('auroc', {}).get(name), test.get('auroc_interval', {}).get(name))
+                for test in tests.values()
+            ),
+        )
+        for name in names
+    ]
+    means = sorted(
+        {mean for test in tests.values() for mean in test.get('means', {})},
+        key=lambda name: int(name.removeprefix('mean')),
+    )
+    rows += [
+        (
+            mean,
+            *(
+                estimate(test.get('means', {}).get(mean), test.get('means_interval', {}).get(mean))
+                for test in tests.values()
+            ),
+        )
+        for mean in means
+    ]
+    return Table(
+        f'{where}. AUROC of each head on the same features; in brackets: {INTERVAL}.',
+        ('class', *(_HEADS.get(head, head) for head in tests)),
+        rows,
+        totals=len(means),
+    )

@@ -12,6 +12,7 @@ NOT_AVAILABLE = 'n/a'
 @dataclasses.dataclass(frozen=True)
 class Text:
     """A paragraph; `role` is '', 'lead', 'warning' or 'dim'."""
+
     kind: ClassVar = 'text'
     text: str
     role: str = ''
@@ -20,6 +21,7 @@ class Text:
 @dataclasses.dataclass(frozen=True)
 class Facts:
     """Names and their values."""
+
     kind: ClassVar = 'facts'
     rows: Sequence[tuple[str, str]]
 
@@ -31,6 +33,7 @@ class Table:
     The first of a row names it; the last `totals` rows are set apart. Cells are set to the right,
     as numbers are, but for the columns `left` (from 0) and the first.
     """
+
     kind: ClassVar = 'table'
     caption: str
     header: Sequence[str]
@@ -42,6 +45,7 @@ class Table:
 @dataclasses.dataclass(frozen=True)
 class Picture:
     """An image as a data URI; `alt` says what is to be seen to who does not see it."""
+
     kind: ClassVar = 'picture'
     source: str
     alt: str
@@ -51,6 +55,7 @@ class Picture:
 @dataclasses.dataclass(frozen=True)
 class Listing:
     """A long text behind its summary."""
+
     kind: ClassVar = 'listing'
     summary: str
     text: str
@@ -59,6 +64,7 @@ class Listing:
 @dataclasses.dataclass(frozen=True)
 class Section:
     """A heading ('' for the page's beginning) and what stands below it."""
+
     title: str
     blocks: Sequence[Text | Facts | Table | Picture | Listing]
 
@@ -66,6 +72,7 @@ class Section:
 @dataclasses.dataclass(frozen=True)
 class NotRun:
     """A part that this run could have and has not, and what would make it."""
+
     what: str
     why: str
 

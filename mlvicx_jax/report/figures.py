@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import cv2
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
-import numpy as np
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
@@ -28,9 +28,17 @@ TRUTH, PREDICTED = '#56B4E9', '#E69F00'  # both are seen on black and on white
 _MARKERS, _DASHES = 'os^Dv', ('-', '--', ':', '-.')
 _REFERENCE = {'color': '0.45', 'linewidth': 1, 'linestyle': (0, (4, 3))}
 _STYLE = {
-    'font.size': 9, 'axes.titlesize': 9.5, 'axes.labelsize': 9, 'legend.fontsize': 8,
-    'legend.frameon': False, 'axes.spines.top': False, 'axes.spines.right': False,
-    'axes.grid': True, 'grid.alpha': 0.25, 'lines.linewidth': 1.4, 'lines.markersize': 4,
+    'font.size': 9,
+    'axes.titlesize': 9.5,
+    'axes.labelsize': 9,
+    'legend.fontsize': 8,
+    'legend.frameon': False,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'grid.alpha': 0.25,
+    'lines.linewidth': 1.4,
+    'lines.markersize': 4,
     'axes.prop_cycle': matplotlib.cycler(color=COLOURS),
     'svg.hashsalt': 'mlvicx_jax',  # names within an SVG: the same run gives the same bytes
 }
@@ -52,22 +60,32 @@ def curves(panels: Sequence[dict]) -> str:
         for panel, what in zip(axes, panels):
             for i, (name, (steps, values)) in enumerate(what['lines'].items()):
                 steps, values = _thinned(steps, values)
-                panel.plot(steps, values, label=name, linestyle=_DASHES[i % 4],
-                           marker='o' if len(steps) <= 30 else None)
+                panel.plot(
+                    steps,
+                    values,
+                    label=name,
+                    linestyle=_DASHES[i % 4],
+                    marker='o' if len(steps) <= 30 else None,
+                )
             for i, (name, value) in enumerate(what['levels'].items()):
-                panel.axhline(value, color='0.45', linewidth=1, linestyle=_DASHES[1 + i % 3],
-                              label=f'{name} {value:.4g}')
+                panel.axhline(
+                    value, color='0.45', linewidth=1, linestyle=_DASHES[1 + i % 3], label=f'{name} {value:.4g}'
+                )
             if what['chosen'] is not None:
-                panel.axvline(what['chosen'], color='0.2', linewidth=1, linestyle=':',
-                              label=f'chosen: step {what["chosen"]}')
+                panel.axvline(
+                    what['chosen'],
+                    color='0.2',
+                    linewidth=1,
+                    linestyle=':',
+                    label=f'chosen: step {what["chosen"]}',
+                )
             panel.set(title=what['title'], xlabel='training step', ylabel=what['label'])
             if len(what['lines']) + len(what['levels']) > 1 or what['chosen'] is not None:
                 panel.legend()
         return _svg(figure)
 
 
-def roc(names: Sequence[str], labels: np.ndarray, scores: np.ndarray,
-        captions: Sequence[str]) -> str:
+def roc(names: Sequence[str], labels: np.ndarray, scores: np.ndarray, captions: Sequence[str]) -> str:
     """A ROC curve of each class, with a caption inside.
 
     Args:
@@ -89,14 +107,14 @@ def roc(names: Sequence[str], labels: np.ndarray, scores: np.ndarray,
         return _svg(figure)
 
 
-def reliability(names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray,
-                captions: Sequence[str]) -> str:
+def reliability(
+    names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, captions: Sequence[str]
+) -> str:
     """Share of positives against probability, in bins of equal mass; arguments as in `roc`."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _panels(len(names), _CLASS_COLUMNS, 2.13, 2.35)
         for panel, name, label, p, caption in zip(axes, names, labels.T, probabilities.T, captions):
-            positive, predicted = calibration_curve(label, p, n_bins=CALIBRATION_BINS,
-                                                    strategy='quantile')
+            positive, predicted = calibration_curve(label, p, n_bins=CALIBRATION_BINS, strategy='quantile')
             # A rare finding's points all lie near zero: each class has a scale of its own.
             top = max(0.02, 1.08 * max(positive.max(), predicted.max()))
             panel.plot([0, top], [0, top], **_REFERENCE)
@@ -120,8 +138,10 @@ def against_share(panels: dict[str, dict[str, list]], label: str, chance: float 
     with matplotlib.rc_context(_STYLE):
         series = list(dict.fromkeys(name for panel in panels.values() for name in panel))
         figure, axes = _panels(len(panels), 2, 4.4, 3.2)
-        looks = {name: {'color': COLOURS[i % len(COLOURS)], 'marker': _MARKERS[i % 5],
-                        'linestyle': _DASHES[i % 4]} for i, name in enumerate(series)}
+        looks = {
+            name: {'color': COLOURS[i % len(COLOURS)], 'marker': _MARKERS[i % 5], 'linestyle': _DASHES[i % 4]}
+            for i, name in enumerate(series)
+        }
         for panel, (title, lines) in zip(axes, panels.items()):
             shares = sorted({point[0] for points in lines.values() for point in points})
             for i, (name, points) in enumerate(lines.items()):
@@ -129,22 +149,32 @@ def against_share(panels: dict[str, dict[str, list]], label: str, chance: float 
                 # Beside each other, not on top: steps of 4 % on a logarithmic axis.
                 x = np.array(x) * 1.04 ** (i - (len(lines) - 1) / 2)
                 mean, low, high = map(np.array, (mean, low, high))
-                panel.errorbar(x, mean, np.nan_to_num([mean - low, high - mean]), capsize=2.5,
-                               elinewidth=1, **looks[name])
+                panel.errorbar(
+                    x, mean, np.nan_to_num([mean - low, high - mean]), capsize=2.5, elinewidth=1, **looks[name]
+                )
                 for place, values in zip(x, seeds):
                     if len(values) > 1:
-                        panel.plot([place] * len(values), values, '.', markersize=3,
-                                   color=looks[name]['color'], alpha=0.6)
+                        panel.plot(
+                            [place] * len(values),
+                            values,
+                            '.',
+                            markersize=3,
+                            color=looks[name]['color'],
+                            alpha=0.6,
+                        )
             if chance is not None:
                 panel.axhline(chance, **_REFERENCE)
-            panel.set(title=_plain(title), xscale='log', ylabel=label,
-                      xlabel='share of the training labels')
+            panel.set(title=_plain(title), xscale='log', ylabel=label, xlabel='share of the training labels')
             panel.set_xticks(shares)
             panel.xaxis.set_minor_locator(NullLocator())
             panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: share(value)))
             panel.margins(x=0.12)
-        figure.legend([Line2D([], [], **looks[name]) for name in series], map(_plain, series),
-                      loc='outside lower center', ncols=2)
+        figure.legend(
+            [Line2D([], [], **looks[name]) for name in series],
+            map(_plain, series),
+            loc='outside lower center',
+            ncols=2,
+        )
         return _svg(figure)
 
 
@@ -154,16 +184,22 @@ def distributions(names: Sequence[str], values: Sequence[np.ndarray], label: str
         figure, axes = _panels(len(names), _PANEL_COLUMNS, 3.55, 2.3, sharex=True)
         for panel, name, numbers in zip(axes, names, values):
             panel.hist(numbers, bins=np.linspace(0, 1, 21), edgecolor='white', linewidth=0.5)
-            panel.axvline(np.mean(numbers), color=COLOURS[1], linestyle='--',
-                          label=f'mean {np.mean(numbers):.3f}')
+            panel.axvline(
+                np.mean(numbers), color=COLOURS[1], linestyle='--', label=f'mean {np.mean(numbers):.3f}'
+            )
             panel.set(title=_plain(name), xlabel=label, ylabel='images', xlim=(0, 1))
             panel.legend()
         return _svg(figure)
 
 
-def outlines(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray,
-             captions: Sequence[str], structures: Sequence[str],
-             notes: Sequence[Sequence[str]]) -> list[str]:
+def outlines(
+    images: np.ndarray,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    captions: Sequence[str],
+    structures: Sequence[str],
+    notes: Sequence[Sequence[str]],
+) -> list[str]:
     """Films, each beside itself with the true and the predicted outline of each structure.
 
     Args:
@@ -185,8 +221,7 @@ def outlines(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray,
         chosen = range(start, min(start + per_sheet, len(images)))
         with matplotlib.rc_context(_STYLE | {'axes.grid': False}):
             rows = -(-len(chosen) // abreast)
-            figure = Figure(figsize=(columns * side, rows * (side + 0.4) + 0.3), dpi=110,
-                            layout='constrained')
+            figure = Figure(figsize=(columns * side, rows * (side + 0.4) + 0.3), dpi=110, layout='constrained')
             panels = figure.subplots(rows, columns, squeeze=False)
             for panel in panels.flat:
                 panel.set_axis_off()
@@ -197,11 +232,13 @@ def outlines(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray,
                     if k:
                         _outline(panel, truth[i, ..., k - 1], TRUTH, '-')
                         _outline(panel, predicted[i, ..., k - 1], PREDICTED, '--')
-                        panel.set_title(_plain(f'{structures[k - 1]}\n{notes[i][k - 1]}'),
-                                        fontsize=7.5)
-            figure.legend([Line2D([], [], color=TRUTH),
-                           Line2D([], [], color=PREDICTED, linestyle='--')],
-                          ['truth', 'predicted'], loc='outside upper center', ncols=2)
+                        panel.set_title(_plain(f'{structures[k - 1]}\n{notes[i][k - 1]}'), fontsize=7.5)
+            figure.legend(
+                [Line2D([], [], color=TRUTH), Line2D([], [], color=PREDICTED, linestyle='--')],
+                ['truth', 'predicted'],
+                loc='outside upper center',
+                ncols=2,
+            )
             sheets.append(_jpeg(figure))
     return sheets
 
@@ -218,9 +255,11 @@ def of_file(path: pathlib.Path) -> str:
         height = round(image.shape[0] * _WIDEST / image.shape[1])
         image = cv2.resize(image, (_WIDEST, height), interpolation=cv2.INTER_AREA)
     # 4:4:4, or the colours of a heat map's legend and of thin lines run into each other.
-    done, jpeg = cv2.imencode('.jpg', image, [
-        cv2.IMWRITE_JPEG_QUALITY, 85,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])
+    done, jpeg = cv2.imencode(
+        '.jpg',
+        image,
+        [cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
+    )
     return _uri('image/jpeg', jpeg.tobytes())
 
 
@@ -233,22 +272,20 @@ def _panels(count: int, columns: int, width: float, height: float, **shared):
     panels = figure.subplots(rows, columns, squeeze=False, **shared).ravel()
     for panel in panels[count:]:
         panel.remove()
-    for panel in panels[max(0, count - columns):count]:
+    for panel in panels[max(0, count - columns) : count]:
         panel.xaxis.set_tick_params(labelbottom=True)  # none is below it that would show them
     return figure, panels[:count]
 
 
 def _unit_square(panel, title: str) -> None:
-    panel.set(title=title, xlim=(0, 1), ylim=(0, 1.01), aspect='equal',
-              xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    panel.set(title=title, xlim=(0, 1), ylim=(0, 1.01), aspect='equal', xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
 
 
 def _outline(panel, mask: np.ndarray, colour: str, dashes: str) -> None:
     if mask.any():
         framed = np.pad(mask, 1).astype(float)  # a mask that reaches the edge is closed there
         places = np.arange(-1, len(mask) + 1)
-        panel.contour(places, places, framed, [0.5], colors=colour, linestyles=dashes,
-                      linewidths=1.2)
+        panel.contour(places, places, framed, [0.5], colors=colour, linestyles=dashes, linewidths=1.2)
 
 
 def _thinned(x: Sequence, y: Sequence) -> tuple[np.ndarray, np.ndarray]:
@@ -259,7 +296,7 @@ def _thinned(x: Sequence, y: Sequence) -> tuple[np.ndarray, np.ndarray]:
 
 def _end(text: str, length: int) -> str:
     """The last letters of a name, which tell films of one folder apart."""
-    return text if len(text) <= length else f'...{text[3 - length:]}'
+    return text if len(text) <= length else f'...{text[3 - length :]}'
 
 
 def _plain(text: str) -> str:

@@ -12,7 +12,17 @@ from mlvicx_jax.report import figures
 from mlvicx_jax.report.about import asked, protocol
 from mlvicx_jax.report.classification import main_mean
 from mlvicx_jax.report.content import (
-    INTERVAL, NotRun, Picture, Section, Table, Text, count, estimate, number, share)
+    INTERVAL,
+    NotRun,
+    Picture,
+    Section,
+    Table,
+    Text,
+    count,
+    estimate,
+    number,
+    share,
+)
 from mlvicx_jax.report.reading import Grid, Run
 
 _FEWEST_SEEDS = 3  # for an interval between seeds: of two it is 12.7 times their difference
@@ -23,8 +33,10 @@ def against_share(grid: Grid) -> list[Section | NotRun]:
     sections = []
     for task, what in (('classify', 'AUROC'), ('segment', 'Dice')):
         done = [run for run in grid.runs if run.task == task and run.results]
-        sections += [_of_set(name, what, [run for run in done if _place(run)[0] == name])
-                     for name in dict.fromkeys(_place(run)[0] for run in done)]
+        sections += [
+            _of_set(name, what, [run for run in done if _place(run)[0] == name])
+            for name in dict.fromkeys(_place(run)[0] for run in done)
+        ]
     return sections or [NotRun('figures', 'no run of the grid has ended')]
 
 
@@ -34,20 +46,27 @@ def _of_set(name: str, what: str, runs: list[Run]) -> Section:
         for panel, value, interval in _numbers(run):
             line = panels.setdefault(panel, {}).setdefault(_series(run, runs), {})
             line.setdefault(run.results['share'], []).append((value, interval))
-    drawn = {panel: {series: [(part, *_summary(found)) for part, found in line.items()]
-                     for series, line in lines.items()} for panel, lines in panels.items()}
-    picture = figures.against_share(drawn, f'{what}, test split',
-                                    0.5 if what == 'AUROC' else None)
-    alt = '; '.join(f'{panel}, {series}: ' + ', '.join(
-        f'{mean:.3f} at {share(part)}' for part, mean, *_ in sorted(points))
-        for panel, lines in drawn.items() for series, points in lines.items())
+    drawn = {
+        panel: {
+            series: [(part, *_summary(found)) for part, found in line.items()] for series, line in lines.items()
+        }
+        for panel, lines in panels.items()
+    }
+    picture = figures.against_share(drawn, f'{what}, test split', 0.5 if what == 'AUROC' else None)
+    alt = '; '.join(
+        f'{panel}, {series}: ' + ', '.join(f'{mean:.3f} at {share(part)}' for part, mean, *_ in sorted(points))
+        for panel, lines in drawn.items()
+        for series, points in lines.items()
+    )
     seeds = len({run.results['seed'] for run in runs})
     caption = f'Test split of {runs[0].results["dataset"]}. '
     if seeds == 1:
         caption += f'One seed; bars: {INTERVAL}.'
     else:
-        caption += ('Mean over seeds (dots: each seed); bars: 95 % Student t interval over seeds, '
-                    f'from {_FEWEST_SEEDS} seeds on; where there is one seed, the {INTERVAL}.')
+        caption += (
+            'Mean over seeds (dots: each seed); bars: 95 % Student t interval over seeds, '
+            f'from {_FEWEST_SEEDS} seeds on; where there is one seed, the {INTERVAL}.'
+        )
     if what == 'AUROC':
         caption += ' Dashed: chance.'
     return Section(f'{what} against labels: {name}', [Picture(picture, alt, caption)])
@@ -55,8 +74,7 @@ def _of_set(name: str, what: str, runs: list[Run]) -> Section:
 
 def tables(grid: Grid) -> list[Section | NotRun]:
     """The grid's own tables, a section for each file of tables/."""
-    return [_markdown(path) for path in grid.tables] or [
-        NotRun('tables', 'no tables/*.md in the folder')]
+    return [_markdown(path) for path in grid.tables] or [NotRun('tables', 'no tables/*.md in the folder')]
 
 
 def runs(grid: Grid) -> Section:
@@ -66,17 +84,34 @@ def runs(grid: Grid) -> Section:
         data, seed = run.config['data'], str(run.config['seed'])
         name = str(run.folder.relative_to(grid.folder))
         if run.task == 'pretrain':
-            rows.append((name, run.task, data['name'], run.config['method']['name'], '', '', seed,
-                         _number(run)))
+            rows.append(
+                (name, run.task, data['name'], run.config['method']['name'], '', '', seed, _number(run))
+            )
         else:
-            rows.append((name, run.task, *_place(run), run.config['protocol'],
-                         share(data['labelled']['share']), seed, _number(run)))
+            rows.append(
+                (
+                    name,
+                    run.task,
+                    *_place(run),
+                    run.config['protocol'],
+                    share(data['labelled']['share']),
+                    seed,
+                    _number(run),
+                )
+            )
     done = sum(run.results is not None for run in grid.runs)
-    return Section('Runs', [Table(
-        f'{done} of {count(len(rows), "run")} have ended. Mean AUROC over the findings, or Dice '
-        f'over the images with the structure, on the test split; in brackets: {INTERVAL}.',
-        ('run', 'task', 'set', 'method', 'protocol', 'labels', 'seed', 'result'),
-        rows, left=range(1, 5))])
+    return Section(
+        'Runs',
+        [
+            Table(
+                f'{done} of {count(len(rows), "run")} have ended. Mean AUROC over the findings, or Dice '
+                f'over the images with the structure, on the test split; in brackets: {INTERVAL}.',
+                ('run', 'task', 'set', 'method', 'protocol', 'labels', 'seed', 'result'),
+                rows,
+                left=range(1, 5),
+            )
+        ],
+    )
 
 
 def _place(run: Run) -> tuple[str, str]:
@@ -89,8 +124,10 @@ def _place(run: Run) -> tuple[str, str]:
     name, _, method = run.folder.name.removesuffix(f'-seed{config["seed"]}').partition(middle)
     if method:
         return name, method
-    return (config['data']['name'] + (f' ({asked(run)})' if asked(run) else ''),
-            pathlib.Path(config['init']).name or 'random')
+    return (
+        config['data']['name'] + (f' ({asked(run)})' if asked(run) else ''),
+        pathlib.Path(config['init']).name or 'random',
+    )
 
 
 def _numbers(run: Run) -> list[tuple[str, float, Any]]:
@@ -99,12 +136,21 @@ def _numbers(run: Run) -> list[tuple[str, float, Any]]:
     if run.task == 'classify':
         head, names = test[run.results['primary']], run.results['label_names']
         mean = main_mean(head)
-        found = [] if mean is None else [
-            (f'{mean}: mean over the findings' if len(names) > 1 else names[0],
-             head['means'][mean], head.get('means_interval', {}).get(mean))]
+        found = (
+            []
+            if mean is None
+            else [
+                (
+                    f'{mean}: mean over the findings' if len(names) > 1 else names[0],
+                    head['means'][mean],
+                    head.get('means_interval', {}).get(mean),
+                )
+            ]
+        )
     else:
-        found = [(name, of.get('dice_positives'), of.get('dice_positives_interval'))
-                 for name, of in test.items()]
+        found = [
+            (name, of.get('dice_positives'), of.get('dice_positives_interval')) for name, of in test.items()
+        ]
     return [row for row in found if row[1] is not None]
 
 
@@ -114,8 +160,9 @@ def _number(run: Run) -> str:
     if run.task == 'pretrain':
         return f'step {run.results["step"]}'
     several = len(run.results['test']) > 1 and run.task == 'segment'
-    return '; '.join((f'{name} ' if several else '') + estimate(value, interval)
-                     for name, value, interval in _numbers(run)) or number(None)
+    return '; '.join(
+        (f'{name} ' if several else '') + estimate(value, interval) for name, value, interval in _numbers(run)
+    ) or number(None)
 
 
 def _series(run: Run, others: list[Run]) -> str:

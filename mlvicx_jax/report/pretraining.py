@@ -14,23 +14,31 @@ def probes(run: Run) -> Section | NotRun | None:
     if results.get('probe/auroc') is None:
         return NotRun('probes', 'config.eval_every_steps was 0')
     split = f'{results["eval/split"]} split of {run.config["data"]["name"]}'
-    mean = [(name, *(number(results.get(f'{key}/auroc{suffix}'))
-                     for suffix in ('', '_init', '_init_uncalibrated')))
-            for key, name in _PROBES.items()]
+    mean = [
+        (name, *(number(results.get(f'{key}/auroc{suffix}')) for suffix in ('', '_init', '_init_uncalibrated')))
+        for key, name in _PROBES.items()
+    ]
     prefix = 'probe/auroc/'
-    classes = [(name.removeprefix(prefix), number(value)) for name, value in results.items()
-               if name.startswith(prefix)]
+    classes = [
+        (name.removeprefix(prefix), number(value)) for name, value in results.items() if name.startswith(prefix)
+    ]
     available = sum(value != NOT_AVAILABLE for _, value in classes)
     trained = number(results['probe/auroc'])
     initial = number(results.get('probe/auroc_init'))
     blocks = [
-        Text(f'Linear probe on the frozen encoder, {split}: mean AUROC {trained}; initial encoder, '
-             f'calibrated: {initial}. One run; no interval was computed.', 'lead'),
-        Table(f'Mean AUROC on the {split}, over the {count(available, "finding")} that have one. '
-              'Initial: the encoder before training, with BatchNorm calibrated on training images '
-              'and as it was initialised.',
-              ('', 'trained', 'initial, calibrated', 'initial, uncalibrated'), mean)]
+        Text(
+            f'Linear probe on the frozen encoder, {split}: mean AUROC {trained}; initial encoder, '
+            f'calibrated: {initial}. One run; no interval was computed.',
+            'lead',
+        ),
+        Table(
+            f'Mean AUROC on the {split}, over the {count(available, "finding")} that have one. '
+            'Initial: the encoder before training, with BatchNorm calibrated on training images '
+            'and as it was initialised.',
+            ('', 'trained', 'initial, calibrated', 'initial, uncalibrated'),
+            mean,
+        ),
+    ]
     if classes:
-        blocks.append(Table(f'AUROC of the linear probe by finding, {split}.', ('finding', 'AUROC'),
-                            classes))
+        blocks.append(Table(f'AUROC of the linear probe by finding, {split}.', ('finding', 'AUROC'), classes))
     return Section('What the encoder is worth', blocks)

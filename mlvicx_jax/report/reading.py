@@ -14,12 +14,25 @@ from mlvicx_jax.log import read_metrics
 from mlvicx_jax.workdir import with_later
 
 # Of results.json, without which nothing can be told of a downstream run.
-_NEEDED = {'pretrain': ('step',),
-           'classify': ('dataset', 'share', 'seed', 'primary', 'label_names', 'test'),
-           'segment': ('dataset', 'share', 'seed', 'test')}
-_ARRAYS = {'classify': ('label_names', 'test_image_ids', 'test_patient_ids', 'test_labels'),
-           'segment': ('structures', 'test_image_ids', 'test_patient_ids', 'test_dice', 'test_has',
-                       'sample_image_ids', 'sample_images', 'sample_truth', 'sample_predicted')}
+_NEEDED = {
+    'pretrain': ('step',),
+    'classify': ('dataset', 'share', 'seed', 'primary', 'label_names', 'test'),
+    'segment': ('dataset', 'share', 'seed', 'test'),
+}
+_ARRAYS = {
+    'classify': ('label_names', 'test_image_ids', 'test_patient_ids', 'test_labels'),
+    'segment': (
+        'structures',
+        'test_image_ids',
+        'test_patient_ids',
+        'test_dice',
+        'test_has',
+        'sample_image_ids',
+        'sample_images',
+        'sample_truth',
+        'sample_predicted',
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +70,7 @@ class Run:
     def curves(self, prefix: str) -> dict[str, tuple[list[int], list[float]]]:
         """{what follows `prefix`: curve}, of all numbers that were logged under it."""
         names = dict.fromkeys(name for line in self.lines for name in line)
-        found = {name.removeprefix(prefix): self.curve(name) for name in names
-                 if name.startswith(prefix)}
+        found = {name.removeprefix(prefix): self.curve(name) for name in names if name.startswith(prefix)}
         return {name: curve for name, curve in found.items() if curve[0]}
 
 
@@ -77,34 +89,42 @@ def read(folder: pathlib.Path) -> Run | Grid:
     Raises:
         UserError: neither is there, or one of its files is damaged.
     """
-    runs = [path.parent for kind in ('pretrained', 'runs')
-            for path in sorted(folder.glob(f'{kind}/*/config.json'))]
+    runs = [
+        path.parent for kind in ('pretrained', 'runs') for path in sorted(folder.glob(f'{kind}/*/config.json'))
+    ]
     if runs:
         return Grid(folder, [read_run(run) for run in runs], sorted(folder.glob('tables/*.md')))
     if (folder / 'config.json').is_file():
         return read_run(folder)
-    raise UserError(f'{folder}: no run is there (no config.json, no runs/*/config.json); give the '
-                    '--workdir of a run, or the folder of a grid')
+    raise UserError(
+        f'{folder}: no run is there (no config.json, no runs/*/config.json); give the '
+        '--workdir of a run, or the folder of a grid'
+    )
 
 
 def read_run(folder: pathlib.Path) -> Run:
     """Raises a UserError for a file that is damaged."""
     config = read_json(folder / 'config.json')
     if not all(isinstance(config.get(part), dict) for part in ('data', 'method', 'model', 'eval')):
-        raise UserError(f'{folder / "config.json"}: data, method, model or eval is missing; '
-                        'restore the file, or run its command again')
+        raise UserError(
+            f'{folder / "config.json"}: data, method, model or eval is missing; '
+            'restore the file, or run its command again'
+        )
     config = with_later(config)
     task = config['task']
     if task not in _NEEDED:
-        raise UserError(f'{folder / "config.json"}: task is {task!r}; a report is made of '
-                        f'{", ".join(_NEEDED)}')
-    results, goodput = (read_json(path) if (path := folder / name).exists() else None
-                        for name in ('results.json', 'goodput.json'))
+        raise UserError(f'{folder / "config.json"}: task is {task!r}; a report is made of {", ".join(_NEEDED)}')
+    results, goodput = (
+        read_json(path) if (path := folder / name).exists() else None
+        for name in ('results.json', 'goodput.json')
+    )
     if results is not None:
         _check_results(folder / 'results.json', task, results)
     if goodput is not None and not _is_numbers(goodput.get('seconds')):
-        raise UserError(f'{folder / "goodput.json"}: "seconds" should be a number for each phase; '
-                        'delete the file to have a report without it')
+        raise UserError(
+            f'{folder / "goodput.json"}: "seconds" should be a number for each phase; '
+            'delete the file to have a report without it'
+        )
     path = folder / 'predictions.npz'
     predictions = _arrays(path, task) if task in _ARRAYS and path.exists() else None
     return Run(folder, task, config, read_metrics(folder), results, goodput, predictions)
@@ -115,34 +135,38 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f'{path}: can not be read ({first_line(error)}); restore it, or run its '
-                        'command again') from error
+        raise UserError(
+            f'{path}: can not be read ({first_line(error)}); restore it, or run its command again'
+        ) from error
     if not isinstance(content, dict):
-        raise UserError(f'{path}: holds a {type(content).__name__}, expected an object; restore '
-                        'it, or run its command again')
+        raise UserError(
+            f'{path}: holds a {type(content).__name__}, expected an object; restore '
+            'it, or run its command again'
+        )
     return content
 
 
 def _check_results(path: pathlib.Path, task: str, results: dict) -> None:
     missing = [name for name in _NEEDED[task] if name not in results]
     tests = results.get('test') if task != 'pretrain' else {}
-    if not missing and not (isinstance(tests, dict) and all(
-            isinstance(test, dict) for test in tests.values())):
+    if not missing and not (isinstance(tests, dict) and all(isinstance(test, dict) for test in tests.values())):
         missing = ['test, an object of objects']
     if not missing and task == 'classify' and results['primary'] not in tests:
         missing = [f'test.{results["primary"]}, which "primary" names']
     if missing:
-        raise UserError(f'{path}: {", ".join(missing)} is missing; restore it, or delete it and '
-                        'run its command again')
+        raise UserError(
+            f'{path}: {", ".join(missing)} is missing; restore it, or delete it and run its command again'
+        )
     for name, value in _leaves(tests):
         if '.not_available.' not in name and not (value is None or _is_number(value)):
-            raise UserError(f'{path}: test.{name} is {value!r}, expected a number or null; restore '
-                            'it, or delete it and run its command again')
+            raise UserError(
+                f'{path}: test.{name} is {value!r}, expected a number or null; restore '
+                'it, or delete it and run its command again'
+            )
 
 
 def _leaves(tree, name=''):
-    items = (tree.items() if isinstance(tree, dict) else
-             enumerate(tree) if isinstance(tree, list) else None)
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
     if items is None:
         yield name.removeprefix('.'), tree
     else:
@@ -163,10 +187,12 @@ def _arrays(path: pathlib.Path, task: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f'{path}: can not be read ({first_line(error)}); delete results.json and '
-                        'run its command again') from error
+        raise UserError(
+            f'{path}: can not be read ({first_line(error)}); delete results.json and run its command again'
+        ) from error
     missing = [name for name in _ARRAYS[task] if name not in arrays]
     if missing:
-        raise UserError(f'{path}: {", ".join(missing)} is missing; delete results.json and run its '
-                        'command again')
+        raise UserError(
+            f'{path}: {", ".join(missing)} is missing; delete results.json and run its command again'
+        )
     return arrays

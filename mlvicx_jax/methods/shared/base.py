@@ -42,8 +42,7 @@ class BaseMethod:
             if field.type is int and not size(value):
                 raise ValueError(f'{field.name}={value!r}, expected a positive whole number')
             if field.type == tuple[int, ...] and not (value and all(map(size, value))):
-                raise ValueError(f'{field.name}={value}, expected positive whole numbers such as '
-                                 '(512, 128)')
+                raise ValueError(f'{field.name}={value}, expected positive whole numbers such as (512, 128)')
 
     @property
     def network(self) -> nn.Module:
@@ -103,8 +102,8 @@ class BaseMethod:
         outputs = []
         for image in images:
             output, new = network.apply(
-                variables, augment.standardise(image, self.encoder.dtype), True,
-                mutable=['batch_stats'])
+                variables, augment.standardise(image, self.encoder.dtype), True, mutable=['batch_stats']
+            )
             variables = variables | new
             outputs.append(output)
         return outputs, variables['batch_stats']

@@ -56,11 +56,15 @@ def enqueue(queue, keys):
     """
     length = len(queue['keys'])
     if length % len(keys):
-        raise UserError(f'the queue holds {length} keys, which batches of {len(keys)} do not fill '
-                        f'evenly; give --config.method.queue= a multiple of {len(keys)}')
+        raise UserError(
+            f'the queue holds {length} keys, which batches of {len(keys)} do not fill '
+            f'evenly; give --config.method.queue= a multiple of {len(keys)}'
+        )
     keys = keys.astype(queue['keys'].dtype)
-    return {'keys': jax.lax.dynamic_update_slice_in_dim(queue['keys'], keys, queue['cursor'], 0),
-            'cursor': (queue['cursor'] + len(keys)) % length}
+    return {
+        'keys': jax.lax.dynamic_update_slice_in_dim(queue['keys'], keys, queue['cursor'], 0),
+        'cursor': (queue['cursor'] + len(keys)) % length,
+    }
 
 
 def new_queue(keys):

@@ -60,8 +60,12 @@ class MomentumContrast(BaseMethod):
     @property
     def decoder(self) -> Decoder:
         """For methods that also restore pictures; with the encoder's groups of BatchNorm."""
-        return Decoder(self.encoder.width, dtype=self.encoder.dtype,
-                       axis_name=self.encoder.axis_name, norm_groups=self.norm_groups)
+        return Decoder(
+            self.encoder.width,
+            dtype=self.encoder.dtype,
+            axis_name=self.encoder.axis_name,
+            norm_groups=self.norm_groups,
+        )
 
     @property
     def key_network(self):
@@ -79,9 +83,12 @@ class MomentumContrast(BaseMethod):
 
     def copied(self, variables):
         """The key network as it starts: the parts of `variables` that it has."""
-        return {collection: {name: jax.tree.map(jnp.copy, tree[name])
-                             for name in ('encoder', 'projector') if name in tree}
-                for collection, tree in variables.items()}
+        return {
+            collection: {
+                name: jax.tree.map(jnp.copy, tree[name]) for name in ('encoder', 'projector') if name in tree
+            }
+            for collection, tree in variables.items()
+        }
 
     def key_pass(self, method_state, images, key):
         """What the key network gives for grey images [b, n, n, 1], row for row, and the new state.
@@ -105,10 +112,13 @@ class MomentumContrast(BaseMethod):
 
         Where all embeddings are alike it is ln(queue + 1), 11.09 for 65,536 keys.
         """
-        loss, accuracy = info_nce(out['embedding_1'], out['embedding_2'],
-                                  method_state['queue']['keys'], self.temperature)
+        loss, accuracy = info_nce(
+            out['embedding_1'], out['embedding_2'], method_state['queue']['keys'], self.temperature
+        )
         return loss, {'contrast': loss, 'contrast_accuracy': accuracy}
 
     def update(self, method_state, params, out, progress):
-        return {'key': follow(method_state['key'], params, self.momentum),
-                'queue': enqueue(method_state['queue'], out['embedding_2'])}
+        return {
+            'key': follow(method_state['key'], params, self.momentum),
+            'queue': enqueue(method_state['queue'], out['embedding_2']),
+        }

@@ -21,8 +21,10 @@ class PredictiveEmbedder(Embedder):
 def check_widths(projector: tuple[int, ...], predictor: tuple[int, ...]) -> None:
     """Raises a ValueError unless both end in the same width."""
     if projector[-1] != predictor[-1]:
-        raise ValueError(f'predictor={predictor} ends in {predictor[-1]}, expected the width of '
-                         f'what it predicts, {projector[-1]}, the last of projector={projector}')
+        raise ValueError(
+            f'predictor={predictor} ends in {predictor[-1]}, expected the width of '
+            f'what it predicts, {projector[-1]}, the last of projector={projector}'
+        )
 
 
 def agreement(predictions, targets):

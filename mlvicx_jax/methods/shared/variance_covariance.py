@@ -29,11 +29,18 @@ class VarianceCovariance(BaseMethod):
 
     @property
     def criterion(self) -> VICReg:
-        return VICReg(self.alpha, self.beta, self.gamma, inv_reduce=self.inv_reduce,
-                      var_reduce=self.var_reduce)
+        return VICReg(self.alpha, self.beta, self.gamma, inv_reduce=self.inv_reduce, var_reduce=self.var_reduce)
 
     def reference_levels(self, batch_size):
         """Of one head."""
-        levels = reference_levels(batch_size, self.widths[-1], self.alpha, self.beta, self.gamma,
-                                  self.inv_reduce, self.var_reduce, self.criterion.eps)
+        levels = reference_levels(
+            batch_size,
+            self.widths[-1],
+            self.alpha,
+            self.beta,
+            self.gamma,
+            self.inv_reduce,
+            self.var_reduce,
+            self.criterion.eps,
+        )
         return {f'level/{name}': value for name, value in levels.items()}
