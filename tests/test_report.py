@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
+from mlvicx_jax import files
 from mlvicx_jax.commands import report as command
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.files import write_json
 from mlvicx_jax.report import figures
-from mlvicx_jax.run import metrics as log
 from mlvicx_jax.run.reading import read
 
 CHROMIUM = next(
@@ -685,7 +685,7 @@ def test_the_same_run_gives_the_same_bytes_and_a_failed_write_leaves_the_old_pag
     def full(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(log.os, 'replace', full)
+    monkeypatch.setattr(files.os, 'replace', full)
     with pytest.raises(SystemExit, match='can not be written .No space left'):
         command.main([str(folder), '--out', str(out)])
     assert out.read_bytes() == first
