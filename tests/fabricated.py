@@ -60,9 +60,14 @@ def write_run(
         }
         results |= {
             'primary': 'linear',
+            'label_names': list(labels),
             'validation/auroc': 0.5,
             'test': {
-                'knn': {'auroc': dict.fromkeys(labels, 0.111), 'means': {}, 'not_available': []},
+                'knn': {
+                    'auroc': dict.fromkeys(labels, 0.111),
+                    'means': dict.fromkeys(means, 0.111),
+                    'not_available': [],
+                },
                 'linear': head
                 | {
                     'means': means,
@@ -70,7 +75,12 @@ def write_run(
                 },
             },
         }
-        arrays = {'label_names': np.array(labels), 'test_image_ids': ids, 'test_labels': matrix}
+        arrays = {
+            'label_names': np.array(labels),
+            'test_image_ids': ids,
+            'test_patient_ids': ids,
+            'test_labels': matrix,
+        }
     else:
         results['test'] = {
             label: {'dice_positives': value, 'dice_all': value + 0.2, 'iou_positives': value - 0.1}

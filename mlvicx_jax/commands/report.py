@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from mlvicx_jax import preview
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.grid import page as grid_page
+from mlvicx_jax.grid.folder import Grid, read
 from mlvicx_jax.report import page
-from mlvicx_jax.run.reading import Grid, Run, read
+from mlvicx_jax.run.record import Run
 
 
 def main(argv: list[str] | None = None) -> None:

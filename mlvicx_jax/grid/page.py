@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from mlvicx_jax.evaluation.statistics import t_interval
-from mlvicx_jax.report import about, figures, page, sheets
+from mlvicx_jax.grid.folder import Grid
+from mlvicx_jax.report import figures, page, sheets
 from mlvicx_jax.report.about import asked, protocol
 from mlvicx_jax.report.classification import main_mean
 from mlvicx_jax.report.content import (
@@ -23,7 +24,7 @@ from mlvicx_jax.report.content import (
     number,
     share,
 )
-from mlvicx_jax.run.reading import Grid, Run
+from mlvicx_jax.run.record import Run
 
 _FEWEST_SEEDS = 3  # for an interval between seeds: of two it is 12.7 times their difference
 
@@ -31,7 +32,8 @@ _FEWEST_SEEDS = 3  # for an interval between seeds: of two it is 12.7 times thei
 def render(grid: Grid) -> str:
     """The HTML of a grid; the same input gives the same bytes."""
     parts = [*against_share(grid), *tables(grid), sheets.heatmaps(grid), runs(grid)]
-    return page.assemble(about.title(grid), grid.folder, parts)
+    title = f'Grid of {count(len(grid.runs), "run")}: {grid.folder.name}'
+    return page.assemble(title, grid.folder, parts)
 
 
 def against_share(grid: Grid) -> list[Section | NotRun]:
