@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from mlvicx_jax.grid import tables
+from mlvicx_jax.grid import reading
 
 LABELS = ('Nodule', 'Cardiomegaly', 'No Finding')
 
@@ -79,7 +79,7 @@ def write_run(
         arrays = {'structures': np.array(labels), 'test_image_ids': ids, 'test_has': matrix.astype(bool)}
     np.savez(folder / 'predictions.npz', **arrays)
     (folder / 'results.json').write_text(json.dumps(results | changed))
-    return tables.read_run(folder, cell)
+    return reading.read_finished(folder, cell)
 
 
 def _mean(values):
