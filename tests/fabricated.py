@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from mlvicx_jax.grid import tables
+from mlvicx_jax.grid import reading
 
 LABELS = ('Nodule', 'Cardiomegaly', 'No Finding')
 
@@ -86,10 +86,37 @@ def write_run(
             label: {'dice_positives': value, 'dice_all': value + 0.2, 'iou_positives': value - 0.1}
             for label, value in zip(labels, values)
         }
-        arrays = {'structures': np.array(labels), 'test_image_ids': ids, 'test_has': matrix.astype(bool)}
+        masks = np.zeros((2, 8, 8, len(labels)), bool)
+        arrays = {
+            'structures': np.array(labels),
+            'test_image_ids': ids,
+            'test_patient_ids': ids,
+            'test_dice': np.full(matrix.shape, 0.5),
+            'test_has': matrix.astype(bool),
+            'sample_image_ids': ids[:2],
+            'sample_images': np.zeros((2, 8, 8), np.uint8),
+            'sample_truth': masks,
+            'sample_predicted': masks,
+        }
+    config = {
+        'task': cell.task,
+        'protocol': cell.protocol,
+        'seed': cell.seed,
+        'init': results['init'],
+        'method': {'name': 'supervised'},
+        'model': {'context': True},
+        'eval': {'split': 'test'},
+        'data': {
+            'name': dataset,
+            'stored_size': 128,
+            'image_size': 96,
+            'labelled': {'share': cell.share, 'stratified': True, 'by_patient': False},
+        },
+    }
+    (folder / 'config.json').write_text(json.dumps(config))
     np.savez(folder / 'predictions.npz', **arrays)
     (folder / 'results.json').write_text(json.dumps(results | changed))
-    return tables.read_run(folder, cell)
+    return reading.read_finished(folder, cell)
 
 
 def _mean(values):

@@ -19,6 +19,7 @@ from mlvicx_jax.commands import report as command
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.files import write_json
+from mlvicx_jax.grid.cell import Cell, write_cell
 from mlvicx_jax.report import figures
 from mlvicx_jax.run.record import Run
 
@@ -27,6 +28,7 @@ CHROMIUM = next(
 )
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason='no Chromium is installed')
 
+SET = 'nih-frozen-0.1-ap'  # a legal name of a set, in which set, protocol and share seem to stand
 FINDINGS = ('Nodule', 'Cardiomegaly', 'Hernia')  # Hernia: no positive in the test split
 LABELS = (*FINDINGS, 'No Finding')
 HASHES = {'data/train_hash': '1a' * 32, 'data/validation_hash': '2b' * 32, 'data/test_hash': '3c' * 32}
@@ -276,11 +278,13 @@ def grid(folder):
         for share in (0.01, 0.1, 1.0):
             for seed in range(3):
                 method = pathlib.Path(init).name or 'random'
-                name = f'phantom-frozen-{share:g}-{method}-seed{seed}'
-                classification(folder / 'runs' / name, heads=('linear',), share=share, init=init, seed=seed)
-    segmentation(folder / 'runs' / 'masks-finetune-0.1-random-seed0')
-    pending = folder / 'runs' / 'phantom-frozen-1-mlvicx-seed3'
-    shutil.copytree(folder / 'runs' / name, pending)
+                run = folder / 'runs' / f'{SET}-frozen-{share:g}-{method}-seed{seed}'
+                classification(run, heads=('linear',), share=share, init=init, seed=seed)
+                write_cell(run, Cell(SET, 'classify', 'frozen', share, method, seed, seed))
+    masks = segmentation(folder / 'runs' / 'masks-finetune-0.1-random-seed0')
+    write_cell(masks, Cell('masks', 'segment', 'finetune', 0.1, 'random', 0, 0))
+    pending = folder / 'runs' / f'{SET}-frozen-1-mlvicx-seed3'
+    shutil.copytree(run, pending)
     pretraining(folder / 'pretrained' / 'mlvicx_0')
     (pending / 'results.json').unlink()
     (folder / 'tables').mkdir()
@@ -499,7 +503,7 @@ def test_outlines_lie_where_the_masks_are(monkeypatch):
 def test_a_grid_shows_means_over_seeds_the_tables_and_what_is_not_done(pages):
     folder, found = pages['grid']
     alt = found.images[0]['alt']
-    runs = [Run.open(folder / 'runs' / f'phantom-frozen-0.1-random-seed{i}') for i in range(3)]
+    runs = [Run.open(folder / 'runs' / f'{SET}-frozen-0.1-random-seed{i}') for i in range(3)]
     values = [run.results['test']['linear']['means']['mean3'] for run in runs]
     line = re.search(r'random, frozen encoder: ([^;]*)', alt).group(1)
     assert f'{np.mean(values):.3f} at 10 %' in line
@@ -509,11 +513,14 @@ def test_a_grid_shows_means_over_seeds_the_tables_and_what_is_not_done(pages):
     assert 'phantom, frozen' in found.texts['p'] and found.table('set', 'images')
     table = found.table('run', 'result')
     assert len(table) == 21 and table['pretrained/mlvicx_0']['result'] == 'step 200'
-    assert table['runs/phantom-frozen-1-mlvicx-seed3']['result'] == 'not ended, step 30'
+    assert table[f'runs/{SET}-frozen-1-mlvicx-seed3']['result'] == 'not ended, step 30'
     segmented = table['runs/masks-finetune-0.1-random-seed0']
     assert '0.810 [0.777, 0.888]' in segmented.pop('result')
     assert list(segmented.values())[1:] == ['segment', 'masks', 'random', 'finetune', '10 %', '0']
-    assert table['runs/phantom-frozen-0.1-random-seed0']['result'].startswith(f'{values[0]:.3f} [')
+    first = table[f'runs/{SET}-frozen-0.1-random-seed0']
+    assert (first['set'], first['method']) == (SET, 'random')
+    assert first['result'].startswith(f'{values[0]:.3f} [')
+    assert f'AUROC against labels: {SET}' in found.texts['h2']
 
 
 def test_runs_that_are_asked_other_questions_are_no_one_line(tmp_path):

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from mlvicx_jax import preview
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.grid import page as grid_page
-from mlvicx_jax.grid.folder import Grid, read
+from mlvicx_jax.grid.folder import Grid, read_grid
 from mlvicx_jax.report import page
 from mlvicx_jax.run.record import Run
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if args.views:
             _draw_views(folder)
-        found = read(folder)
+        found = read_grid(folder) or Run.open(folder)
         page.write(grid_page.render(found) if isinstance(found, Grid) else page.render(found), out)
     except UserError as error:
         sys.exit('error: ' + ' '.join(str(error).split()))
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _draw_views(folder: pathlib.Path) -> None:
-    run = read(folder)
-    if not isinstance(run, Run) or run.task != 'pretrain':
+    run = read_grid(folder) or Run.open(folder)
+    if isinstance(run, Grid) or run.task != 'pretrain':
         raise UserError(f'--views: {folder} is no pretraining run; leave it out')
     preview.preview(ConfigDict(run.config), folder / 'views.png')

@@ -31,8 +31,8 @@ _FEWEST_SEEDS = 3  # for an interval between seeds: of two it is 12.7 times thei
 
 def render(grid: Grid) -> str:
     """The HTML of a grid; the same input gives the same bytes."""
-    parts = [*against_share(grid), *tables(grid), sheets.heatmaps(grid), runs(grid)]
     title = f'Grid of {count(len(grid.runs), "run")}: {grid.folder.name}'
+    parts = [*against_share(grid), *tables(grid), sheets.heatmaps(grid), runs(grid)]
     return page.assemble(title, grid.folder, parts)
 
 
@@ -42,17 +42,17 @@ def against_share(grid: Grid) -> list[Section | NotRun]:
     for task, what in (('classify', 'AUROC'), ('segment', 'Dice')):
         done = [run for run in grid.runs if run.task == task and run.results]
         sections += [
-            _of_set(name, what, [run for run in done if _place(run)[0] == name])
-            for name in dict.fromkeys(_place(run)[0] for run in done)
+            _of_set(grid, name, what, [run for run in done if _place(grid, run)[0] == name])
+            for name in dict.fromkeys(_place(grid, run)[0] for run in done)
         ]
     return sections or [NotRun('figures', 'no run of the grid has ended')]
 
 
-def _of_set(name: str, what: str, runs: list[Run]) -> Section:
+def _of_set(grid: Grid, name: str, what: str, runs: list[Run]) -> Section:
     panels: dict[str, dict] = {}
     for run in runs:
         for panel, value, interval in _numbers(run):
-            line = panels.setdefault(panel, {}).setdefault(_series(run, runs), {})
+            line = panels.setdefault(panel, {}).setdefault(_series(grid, run, runs), {})
             line.setdefault(run.results['share'], []).append((value, interval))
     drawn = {
         panel: {
@@ -100,7 +100,7 @@ def runs(grid: Grid) -> Section:
                 (
                     name,
                     run.task,
-                    *_place(run),
+                    *_place(grid, run),
                     run.config['protocol'],
                     share(data['labelled']['share']),
                     seed,
@@ -122,16 +122,14 @@ def runs(grid: Grid) -> Section:
     )
 
 
-def _place(run: Run) -> tuple[str, str]:
-    """What the grid calls the set and the method of a downstream run, from the name of its folder.
+def _place(grid: Grid, run: Run) -> tuple[str, str]:
+    """What the grid calls the set and the method of a downstream run.
 
-    grid/processes.py makes it of set, protocol, share, method and seed.
+    Of an older grid, whose runs have no cell.json: the data set, and the folder of the encoder.
     """
+    if cell := grid.cells.get(run.folder):
+        return cell.set, cell.method
     config = run.config
-    middle = f'-{config["protocol"]}-{config["data"]["labelled"]["share"]:g}-'
-    name, _, method = run.folder.name.removesuffix(f'-seed{config["seed"]}').partition(middle)
-    if method:
-        return name, method
     return (
         config['data']['name'] + (f' ({asked(run)})' if asked(run) else ''),
         pathlib.Path(config['init']).name or 'random',
@@ -173,9 +171,9 @@ def _number(run: Run) -> str:
     ) or number(None)
 
 
-def _series(run: Run, others: list[Run]) -> str:
+def _series(grid: Grid, run: Run, others: list[Run]) -> str:
     """What a line of a figure is called: the method of its encoder, and the protocol."""
-    text = f'{_place(run)[1]}, {protocol(run.config["protocol"])}'
+    text = f'{_place(grid, run)[1]}, {protocol(run.config["protocol"])}'
     if len({other.results.get('context') for other in others}) > 1:
         text += '' if run.results.get('context') else ', no context'
     return text
