@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import json
 import math
 import pathlib
 import signal
@@ -11,6 +12,7 @@ from jax.experimental import multihost_utils
 
 from mlvicx_jax import __version__, methods, optim, parallel
 from mlvicx_jax import state as states
+from mlvicx_jax.checkout import code_hash
 from mlvicx_jax.data import pipeline, resident
 from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.data.records import records_hash
@@ -23,6 +25,7 @@ from mlvicx_jax.run import progress
 from mlvicx_jax.run.checkpoints import Checkpoints
 from mlvicx_jax.run.goodput import Goodput
 from mlvicx_jax.run.metrics import MetricLog, read_metrics
+from mlvicx_jax.run.results import write as write_results
 from mlvicx_jax.run.watchdog import Watchdog
 from mlvicx_jax.step import make_train_step
 from mlvicx_jax.terminal import say
@@ -32,6 +35,7 @@ PREEMPTED = 75  # exit code after SIGTERM: saved, run the same command again (sy
 EVALUATIONS = {'pretrain': 'pretrain', 'classify': 'classify', 'segment': 'segment'}
 
 
+@workdirs.alone
 def train(config, workdir) -> int:
     """Runs `config` in `workdir`, from its newest checkpoint if it has one; returns the exit code.
 
@@ -42,7 +46,7 @@ def train(config, workdir) -> int:
     goodput = Goodput(workdir)
     mesh = parallel.create_mesh(config.batch_size, config.eval.batch_size, config.accumulation)
     method = methods.create(config)
-    parallel.agree(config=workdirs.identity(config), code=workdirs.code_hash())
+    parallel.agree(config=workdirs.identity(config), code=code_hash())
     workdirs.claim(workdir, config)
     data = open_data(config)
     split = data.splits['train']
@@ -69,6 +73,7 @@ def train(config, workdir) -> int:
         config.checkpoint.keep_every,
         split.hash,
         records,
+        workdirs.fixed(json.loads(config.to_json_best_effort())),
     )
     progress.announce(config, workdir, mesh, method, state, data, total_steps)
     pictures, with_pictures = resident.hold(split, config.data.resident, mesh, config.data.num_threads)
@@ -198,9 +203,14 @@ def train(config, workdir) -> int:
             goodput.write()
             goodput.tell()
             if jax.process_index() == 0:
-                newest = [line for line in read_metrics(workdir) if 'train/loss' in line][-1]
-                write_json(
-                    results, about(config, state, newest, meter, data, proved) | found | goodput.shares()
+                lines = [line for line in read_metrics(workdir) if 'train/loss' in line]
+                write_results(
+                    workdir,
+                    config.task,
+                    about(config, state, lines[-1] if lines else {}, meter, data, proved)
+                    | found
+                    | goodput.shares()
+                    | {'code': checkpoints.code},
                 )
         if best.step:
             checkpoints.only(best.step)

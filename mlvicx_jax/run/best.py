@@ -2,7 +2,7 @@
 
 import math
 
-from mlvicx_jax.run.metrics import read_metrics
+from mlvicx_jax.run.metrics import evaluations
 
 
 def about(config, data, proof: dict | None) -> dict:
@@ -41,9 +41,8 @@ class Best:
 
     def resume(self, workdir, start_step: int) -> None:
         """Takes in the evaluations up to `start_step` that a run's metrics.jsonl tells of."""
-        for line in read_metrics(workdir) if self._monitor else ():
-            if self._monitor in line and 0 < line['step'] <= start_step:
-                self.found(line.pop('step'), line)
+        for line in evaluations(workdir, self._monitor, start_step) if self._monitor else ():
+            self.found(line.pop('step'), line)
 
     def found(self, step: int, numbers) -> bool:
         """Whether the numbers of this step are the best so far; a NaN never is, but for the first."""

@@ -6,7 +6,7 @@ import time
 import jax
 from clu import parameter_overview
 
-from mlvicx_jax import __version__, parallel
+from mlvicx_jax import __version__, checkout, parallel
 from mlvicx_jax.run.goodput import Goodput
 from mlvicx_jax.terminal import duration, say
 
@@ -19,6 +19,7 @@ def announce(config, workdir, mesh, method, state, data, total_steps) -> None:
     levels = method.reference_levels(config.batch_size)
     rows = {
         'mlvicx_jax': f'{__version__}, jax {jax.__version__}',
+        'source': f'{checkout.root()}, code {checkout.code_hash()[:12]}',
         'devices': f'{parallel.device_name()}, {jax.process_count()} process(es), mesh {dict(mesh.shape)}',
         'method': f'{config.method.name}, {config.dtype}, views of {config.data.image_size} px',
         'data': f'{data.name}, stored at {data.size} px: '

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mlvicx_jax import methods, optim
 from mlvicx_jax import state as states
 from mlvicx_jax.errors import UserError, first_line
-from mlvicx_jax.run import checkpoints, folder, goodput, predictions, results
+from mlvicx_jax.run import folder, goodput, predictions, restoring, results
 from mlvicx_jax.run.goodput import Counts
 from mlvicx_jax.run.metrics import read_metrics
 from mlvicx_jax.run.results import Results
@@ -119,7 +119,8 @@ class Run:
         Raises:
             UserError: there is no such checkpoint, or it is damaged.
         """
-        return checkpoints.restore_encoder(self.folder, step)
+        identity = folder.fixed(self.config) if (self.folder / 'config.json').exists() else None
+        return restoring.restore_encoder(self.folder, step, identity)
 
     def network(self, step: int | None = None) -> 'Trained':
         """The network of the newest (or given) checkpoint, proved.
@@ -141,7 +142,7 @@ class Run:
                 f'{self.folder / "config.json"}: describes no network ({first_line(error)}); restore it, or '
                 'run its command again'
             ) from error
-        state, data_hash = checkpoints.restore_state(self.folder, like, step)
+        state, data_hash = restoring.restore_state(self.folder, like, step, folder.fixed(self.config))
         state = jax.device_get(state)  # NumPy arrays, at home on one device and on a mesh
         encoder = method.encoder.clone(dtype=jax.numpy.float32, axis_name=None)
         return Trained(

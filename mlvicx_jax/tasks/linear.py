@@ -21,21 +21,24 @@ from scipy.special import expit
 
 from mlvicx_jax import __version__, methods, optim, parallel
 from mlvicx_jax import state as states
+from mlvicx_jax.checkout import code_hash
 from mlvicx_jax.data import opening
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import frozen
 from mlvicx_jax.evaluation.probe import knn, linear_probe
-from mlvicx_jax.files import write_arrays, write_json
+from mlvicx_jax.files import write_arrays
 from mlvicx_jax.run import best as downstream
 from mlvicx_jax.run import folder as workdirs
 from mlvicx_jax.run.checkpoints import Checkpoints
 from mlvicx_jax.run.metrics import MetricLog
+from mlvicx_jax.run.results import write as write_results
 from mlvicx_jax.tasks import classify as classification
 from mlvicx_jax.terminal import say
 from mlvicx_jax.weights import tensors as weights
 from mlvicx_jax.weights.initial import initialise, proof
 
 
+@workdirs.alone
 def run(config, workdir) -> int:
     """Runs the frozen protocol of `config` in `workdir`; returns the exit code 0.
 
@@ -45,7 +48,7 @@ def run(config, workdir) -> int:
     results = workdir / 'results.json'
     mesh = parallel.create_mesh(config.eval.batch_size)
     method = methods.create(config)
-    parallel.agree(config=workdirs.identity(config), code=workdirs.code_hash())
+    parallel.agree(config=workdirs.identity(config), code=code_hash())
     workdirs.claim(workdir, config)
     if results.exists():
         say(f'finished; results in {results}')
@@ -67,12 +70,23 @@ def run(config, workdir) -> int:
     state = state.replace(
         step=jnp.int32(step), params=state.params | {'classifier': jax.tree.map(jnp.asarray, layer)}
     )
-    with contextlib.closing(Checkpoints(workdir / 'checkpoints', 0, 1, 0, splits['train'].hash)) as checkpoints:
+    with contextlib.closing(
+        Checkpoints(
+            workdir / 'checkpoints',
+            0,
+            1,
+            0,
+            splits['train'].hash,
+            identity=workdirs.fixed(json.loads(config.to_json_best_effort())),
+        )
+    ) as checkpoints:
         checkpoints.save(state)
         checkpoints.wait()
+        checkpoints.only(step)  # not one that an earlier start left before its results
     if jax.process_index() == 0:
-        write_json(
-            results,
+        write_results(
+            workdir,
+            config.task,
             downstream.about(config, data, proved)
             | found
             | {
@@ -82,6 +96,7 @@ def run(config, workdir) -> int:
                 'validation/auroc': validation,
                 'device': parallel.device_name(),
                 'version': __version__,
+                'code': checkpoints.code,
             },
         )
     say(f'finished at step {step}; results in {results}')
