@@ -22,5 +22,5 @@ def make_workdir(folder, argument, data_dir, label_names=None, seed=2):
         checkpoints.save(state)
         checkpoints.wait()
     if label_names:
-        write_json(folder / 'results.json', {'label_names': list(label_names)})
+        write_json(folder / 'results.json', {'step': 0, 'label_names': list(label_names)})
     return folder

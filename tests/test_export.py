@@ -22,11 +22,12 @@ from mlvicx_jax import methods, optim, parallel, train
 from mlvicx_jax import state as states
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.export import __main__, folder, formats, mlvicx_torch
+from mlvicx_jax.export import __main__, formats, mlvicx_torch
 from mlvicx_jax.export.folder import export
 from mlvicx_jax.files import write_json
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
 from mlvicx_jax.run.checkpoints import Checkpoints
+from mlvicx_jax.run.record import Run
 from mlvicx_jax.weights import initial
 from mlvicx_jax.weights import tensors as weights
 
@@ -61,8 +62,8 @@ def exported(run, tmp_path_factory):
 @pytest.fixture(scope='module')
 def original(run):
     """The encoder and its variables, as they are in the checkpoint."""
-    read = folder.read_run(run)
-    return read.encoder, read.variables
+    read = Run.open(run).network()
+    return read.encoder, read.encoder_variables
 
 
 @pytest.fixture(scope='module')
@@ -192,9 +193,9 @@ def test_torchvision_resnet18_is_an_encoder_trained_without_bottlenecks(data_dir
     tensors = load_file(export(workdir, 'torchvision', tmp_path / 'out') / 'model.safetensors')
     model = TorchResNet18().eval()
     model.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, strict=True)
-    read = folder.read_run(workdir)
+    read = Run.open(workdir).network()
     for x in images.values():
-        assert_parity(channels_first(read.encoder.apply(read.variables, x)), torch_features(model), x)
+        assert_parity(channels_first(read.encoder.apply(read.encoder_variables, x)), torch_features(model), x)
 
 
 @pytest.mark.parametrize('size', (96, 224, 256))
@@ -569,7 +570,9 @@ def test_a_run_starts_from_another_runs_encoder(narrow_run, data_dir, tmp_path, 
         ),
     )
     assert train.train(config, tmp_path / 'run') == 0
-    found, given = (tiny.leaves(folder.read_run(path).variables) for path in (tmp_path / 'run', narrow_run))
+    found, given = (
+        tiny.leaves(Run.open(path).network().encoder_variables) for path in (tmp_path / 'run', narrow_run)
+    )
     assert all(found[path].tobytes() == given[path].tobytes() for path in given)
     config.init = ''
     with pytest.raises(UserError, match='config.init'):

@@ -21,7 +21,7 @@ from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.files import write_json
 from mlvicx_jax.grid.cell import Cell, write_cell
 from mlvicx_jax.report import figures
-from mlvicx_jax.run.reading import read_run as read
+from mlvicx_jax.run.record import Run
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None
@@ -389,8 +389,8 @@ def pages(tmp_path_factory):
 def test_the_class_table_has_each_number_of_the_primary_head_in_its_column(pages):
     folder, found = pages['classification']
     table = found.table('class', 'positives')
-    test = read(folder).results['test']['linear']
-    truth = read(folder).predictions['test_labels']
+    test = Run.open(folder).results['test']['linear']
+    truth = Run.open(folder).predictions['test_labels']
     assert list(table) == [
         *LABELS,
         'mean3: 2 of 3 findings, mean',
@@ -422,7 +422,7 @@ def test_every_head_has_its_own_column(pages):
     folder, found = pages['classification']
     table = found.table('class', 'kNN')
     for column, head in (('linear layer', 'linear'), ('kNN', 'knn'), ('logistic regression (L-BFGS)', 'lbfgs')):
-        area = read(folder).results['test'][head]['auroc']['Nodule']
+        area = Run.open(folder).results['test'][head]['auroc']['Nodule']
         assert table['Nodule'][column].startswith(f'{area:.3f} [')
         assert table['Hernia'][column] == 'n/a'
 
@@ -482,7 +482,7 @@ def test_the_table_of_a_segmentation_and_the_dice_below_each_outline(pages):
     assert list(table['heart'].values())[:3] == ['heart', '19 of 40', '0.910 [n/a]']
     alt = found.images[0]['alt']
     assert 'film 0: lungs Dice 0.123, heart Dice' in alt and '(none in truth); film 1' in alt
-    dice = read(folder).predictions['test_dice'][1:20, 1]
+    dice = Run.open(folder).predictions['test_dice'][1:20, 1]
     assert f'heart: median {np.median(dice):.3f}' in found.images[1]['alt']
     assert 'over 19 images' in found.images[1]['alt']
 
@@ -503,7 +503,7 @@ def test_outlines_lie_where_the_masks_are(monkeypatch):
 def test_a_grid_shows_means_over_seeds_the_tables_and_what_is_not_done(pages):
     folder, found = pages['grid']
     alt = found.images[0]['alt']
-    runs = [read(folder / 'runs' / f'{SET}-frozen-0.1-random-seed{i}') for i in range(3)]
+    runs = [Run.open(folder / 'runs' / f'{SET}-frozen-0.1-random-seed{i}') for i in range(3)]
     values = [run.results['test']['linear']['means']['mean3'] for run in runs]
     line = re.search(r'random, frozen encoder: ([^;]*)', alt).group(1)
     assert f'{np.mean(values):.3f} at 10 %' in line
@@ -526,7 +526,7 @@ def test_a_grid_shows_means_over_seeds_the_tables_and_what_is_not_done(pages):
 def test_runs_that_are_asked_other_questions_are_no_one_line(tmp_path):
     for i, question in enumerate(('Nodule', 'Cardiomegaly')):
         run = classification(tmp_path / 'runs' / str(i), (question,), ('linear',), seed=i)
-        config = read(run).config
+        config = Run.open(run).config
         config['data'] |= {'questions': [question], 'within': 'Edema'}
         write_json(run / 'config.json', config)
     titles = report(tmp_path).texts['h2']
@@ -625,9 +625,9 @@ def test_predictions_of_another_run_are_noticed(tmp_path):
 DAMAGE = {
     'no folder': (None, 'no run is there'),
     'config.json': (b'{"seed": ', 'config.json: can not be read'),
-    'config.json ': (b'{"seed": 1, "data": 3}', 'data, method, model or eval is missing'),
+    'config.json ': (b'{"seed": 1, "data": 3}', 'a section is no object'),
+    'config.json  ': (b'{"seed": 1, "init": ""}', 'config.json: eval, method'),
     'results.json': (b'[1, 2]', 'results.json: holds a list'),
-    'goodput.json': (b'{"seconds": {"training": "long"}}', 'goodput.json: "seconds"'),
     'predictions.npz': (b'PK', 'predictions.npz: can not be read'),
     'heatmaps/a.png': (b'', 'a.png: is no image'),
     'heatmaps/heatmaps.json': (b'{"runs": 3}', 'heatmaps.json: is not what'),
@@ -667,13 +667,13 @@ def test_results_that_say_no_numbers_are_refused(tmp_path, change, said):
     change(results)
     write_json(folder / 'results.json', results)
     with pytest.raises(UserError, match=re.escape(said)):
-        read(folder)
+        Run.open(folder).results
 
 
 def test_names_are_text_wherever_they_stand(tmp_path):
     evil, mathematics = '<script>alert(1)</script>"\'>', '$x_$ & \\frac{'
     folder = classification(tmp_path / evil.replace('/', '_'), (evil, mathematics, 'Mass'))
-    config = read(folder).config
+    config = Run.open(folder).config
     config['data']['name'] = config['method']['name'] = evil
     write_json(folder / 'config.json', config)
     found = report(folder)

@@ -26,7 +26,7 @@ from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import heatmaps
 from mlvicx_jax.files import write_json
 from mlvicx_jax.models.resnet import LEVELS
-from mlvicx_jax.run import trained
+from mlvicx_jax.run.record import Run
 
 RULE = 'first image id that is positive for the finding and has a box of it, if any has'
 _PANEL, _DPI = 2.3, 160  # inches of a film's side; pixels an inch: sharp on a laptop and in print
@@ -85,7 +85,7 @@ def write(
             unknown, or that no film of the split has; the folder can not be written.
     """
     out = pathlib.Path(out)
-    runs = [_Run(workdir, split, data_dir) for workdir in workdirs]
+    runs = [_Classifier(workdir, split, data_dir) for workdir in workdirs]
     first = runs[0]
     for run in runs[1:]:
         if (run.data.name, run.split.hash) != (first.data.name, first.split.hash):
@@ -159,13 +159,13 @@ def as_text(result: dict) -> str:
     return '\n'.join(lines)
 
 
-class _Run:
+class _Classifier:
     """A classifier, and the split of the set that it was trained on."""
 
     def __init__(self, workdir, split: str, data_dir: str | None):
         self.workdir = pathlib.Path(workdir)
-        self.trained = trained.load(self.workdir)
-        trained.require_classifier(self.trained, self.workdir)
+        self.trained = Run.open(self.workdir).network()
+        self.trained.require_classifier()
         config = self.trained.config.copy_and_resolve_references()
         if data_dir:
             config.data.data_dir = str(data_dir)
@@ -181,7 +181,7 @@ class _Run:
         needed = sorted({positions[image_id] for ids in films.values() for image_id in ids})
         part = self.split.take(np.array(needed))
         wanted = np.stack([np.isin(part.image_ids, ids) for ids in films.values()], 1)
-        names = list(self.trained.label_names)
+        names = list(self.trained.run.label_names)
         maps, probabilities = heatmaps.split_maps(
             self.trained.method.network,
             self.trained.variables,
@@ -210,7 +210,7 @@ class _Run:
         return found, shown
 
 
-def _films(run: _Run, finding: str, boxes: dict) -> list[str]:
+def _films(run: _Classifier, finding: str, boxes: dict) -> list[str]:
     """Image ids, sorted, that are positive for a finding and have its box, or else the first one."""
     if finding not in run.data.label_names:
         raise UserError(f'--findings {finding}: {run.data.name} has {", ".join(run.data.label_names)}')
@@ -224,7 +224,7 @@ def _films(run: _Run, finding: str, boxes: dict) -> list[str]:
     return [image_id for image_id in positive if finding in boxes[image_id]] or positive[:1]
 
 
-def _names(runs: list[_Run]) -> list[str]:
+def _names(runs: list[_Classifier]) -> list[str]:
     """The folders' names, or whole paths where two folders have one name."""
     names = [run.workdir.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.workdir) for run in runs]
@@ -242,7 +242,7 @@ def _outlined(width: float) -> list:
     return [patheffects.withStroke(linewidth=width, foreground='black')]
 
 
-def _sheet(result: dict, first: _Run, boxes: dict, shown: list[dict]) -> Figure:
+def _sheet(result: dict, first: _Classifier, boxes: dict, shown: list[dict]) -> Figure:
     """Films beside their maps: a row per finding, the film alone and then a column per run."""
     rows, columns = len(result['films']), 1 + len(shown)
     header, footer, left, under = 0.45, 0.75, 0.3, 0.3  # inches

@@ -29,7 +29,7 @@ from absl import logging
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.models.precision import wide
-from mlvicx_jax.run import trained
+from mlvicx_jax.run.record import Run, Trained
 from mlvicx_jax_datasets import dicom, radiograph
 from mlvicx_jax_datasets.image_folder_cxr.image_folder_cxr_dataset_builder import SUFFIXES
 from mlvicx_jax_datasets.release import progress
@@ -68,8 +68,8 @@ def predict(init, images: list, out=None, embeddings: bool = False, batch_size: 
     if batch_size < 1:
         raise UserError(f'--batch-size is {batch_size}, expected 1 or more')
     paths = find_images(images)
-    loaded = trained.load(init)
-    columns, score = scorer(loaded, init, embeddings)
+    loaded = Run.open(init).network()
+    columns, score = scorer(loaded, embeddings)
     read = functools.partial(_read, size=loaded.config.data.stored_size)
     bad = 0
     with _table(out) as table:
@@ -114,7 +114,7 @@ def find_images(arguments: list) -> list[str]:
     return paths
 
 
-def scorer(loaded: trained.Trained, init, embeddings: bool) -> tuple[list[str], Callable]:
+def scorer(loaded: Trained, embeddings: bool) -> tuple[list[str], Callable]:
     """The columns' names, and a function of uint8 [b, S, S, 1] to float32 [b, columns].
 
     Raises:
@@ -122,12 +122,11 @@ def scorer(loaded: trained.Trained, init, embeddings: bool) -> tuple[list[str], 
     """
     size = loaded.config.data.image_size
     if embeddings:
-        encoder = loaded.method.encoder
-        variables = {kind: tree['encoder'] for kind, tree in loaded.variables.items()}
+        encoder, variables = loaded.encoder, loaded.encoder_variables
         names = [f'e{i}' for i in range(8 * encoder.width)]
         return names, functools.partial(_outputs, encoder, variables, name='pooled', size=size)
-    trained.require_classifier(loaded, init)
-    return list(loaded.label_names), functools.partial(
+    loaded.require_classifier()
+    return list(loaded.run.label_names), functools.partial(
         _outputs, loaded.method.network, loaded.variables, name='logits', size=size
     )
 

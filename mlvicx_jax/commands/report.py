@@ -16,9 +16,8 @@ from ml_collections import ConfigDict
 from mlvicx_jax import preview
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.grid import page as grid_page
-from mlvicx_jax.grid.folder import Grid, read_grid
+from mlvicx_jax.grid.folder import Grid, read
 from mlvicx_jax.report import page
-from mlvicx_jax.run.reading import Run, read_run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,24 +35,15 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if args.views:
             _draw_views(folder)
-        found = read_grid(folder) or _read_run(folder)
+        found = read(folder)
         page.write(grid_page.render(found) if isinstance(found, Grid) else page.render(found), out)
     except UserError as error:
         sys.exit('error: ' + ' '.join(str(error).split()))
     print(f'{out}: {out.stat().st_size / 1e3:,.0f} kB')
 
 
-def _read_run(folder: pathlib.Path) -> Run:
-    if not (folder / 'config.json').is_file():
-        raise UserError(
-            f'{folder}: no run is there (no config.json, no runs/*/config.json); give the '
-            '--workdir of a run, or the folder of a grid'
-        )
-    return read_run(folder)
-
-
 def _draw_views(folder: pathlib.Path) -> None:
-    run = read_grid(folder) or _read_run(folder)
+    run = read(folder)
     if isinstance(run, Grid) or run.task != 'pretrain':
         raise UserError(f'--views: {folder} is no pretraining run; leave it out')
     preview.preview(ConfigDict(run.config), folder / 'views.png')

@@ -24,7 +24,7 @@ from mlvicx_jax.report.content import (
     number,
     share,
 )
-from mlvicx_jax.run.reading import Run
+from mlvicx_jax.run.record import Run
 
 _FEWEST_SEEDS = 3  # for an interval between seeds: of two it is 12.7 times their difference
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,19 +11,7 @@ import numpy as np
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation.metrics import NO_FINDING
 from mlvicx_jax.grid.cell import Cell
-
-# Of results.json, what the tables tell of every run.
-_NEEDED = (
-    'dataset',
-    'labelled_images',
-    'labelled_hash',
-    'init',
-    'init_proof',
-    'context',
-    'data/test_hash',
-    'data/validation_hash',
-    'test',
-)
+from mlvicx_jax.run.record import Run
 
 
 class Finished(NamedTuple):
@@ -62,34 +49,28 @@ def read_finished(folder: str | os.PathLike, cell: Cell) -> Finished:
     """Reads results.json and predictions.npz of a finished run.
 
     Raises:
-        UserError: a file or field is missing or damaged, or the run is of another cell.
+        UserError: a file is missing or damaged, or the run is of another cell.
     """
-    folder = pathlib.Path(folder)
-    truth = 'test_labels' if cell.task == 'classify' else 'test_has'
-    try:
-        results = json.loads((folder / 'results.json').read_text())
-        with np.load(folder / 'predictions.npz') as arrays:
-            names = arrays['label_names' if cell.task == 'classify' else 'structures'].tolist()
-            judged = hashlib.sha256(
-                json.dumps(
-                    [names, arrays['test_image_ids'].tolist(), np.asarray(arrays[truth], np.uint8).tolist()]
-                ).encode()
-            ).hexdigest()
-        found = {name: results[name] for name in ('protocol', 'share', 'seed')}
-        for name in _NEEDED + (('primary',) if cell.task == 'classify' else ()):
-            results[name]
-    except Exception as error:  # NumPy raises errors of many kinds for a damaged zip file
+    run = Run.open(folder)
+    if run.task != cell.task:
         raise UserError(
-            f'{folder}: no finished run can be read there ({type(error).__name__}: '
-            f'{error}); delete the folder to run it again'
-        ) from error
-    for name, value in found.items():
-        if value != getattr(cell, name):
+            f'{folder}: a run of {run.task}, expected {cell.task}; delete the folder to run it again'
+        )
+    for name in ('protocol', 'share', 'seed'):
+        if run.ended[name] != getattr(cell, name):
             raise UserError(
-                f'{folder}: results.json has {name} {value!r}, expected '
+                f'{folder}: results.json has {name} {run.ended[name]!r}, expected '
                 f'{getattr(cell, name)!r}; delete the folder to run it again'
             )
-    return Finished(os.fspath(folder), results, tuple(names), judged)
+    arrays = run.predictions
+    if arrays is None:
+        raise UserError(f'{folder}: predictions.npz is missing; delete the folder to run it again')
+    names = arrays['label_names' if cell.task == 'classify' else 'structures'].tolist()
+    truth = arrays['test_labels' if cell.task == 'classify' else 'test_has']
+    judged = json.dumps([names, arrays['test_image_ids'].tolist(), np.asarray(truth, np.uint8).tolist()])
+    return Finished(
+        os.fspath(folder), dict(run.ended), tuple(names), hashlib.sha256(judged.encode()).hexdigest()
+    )
 
 
 def refuse_mixtures(runs: Mapping[Cell, Finished]) -> None:

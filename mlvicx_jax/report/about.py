@@ -9,17 +9,15 @@ from flax.traverse_util import flatten_dict
 import mlvicx_jax
 from mlvicx_jax.report.content import Facts, Listing, NotRun, Section, Table, Text, count, number, share
 from mlvicx_jax.run.goodput import PHASES
-from mlvicx_jax.run.reading import Grid, Run
+from mlvicx_jax.run.record import Run
 from mlvicx_jax.terminal import duration
 
 _BASE = pathlib.Path(mlvicx_jax.__file__).parents[1] / 'configs' / 'base.py'
 _TASKS = {'pretrain': 'Pretraining', 'classify': 'Classification', 'segment': 'Segmentation'}
 
 
-def title(run: Run | Grid) -> str:
+def title(run: Run) -> str:
     """Such as: Classification of phantom_cxr, frozen encoder, 1 % of the labels."""
-    if isinstance(run, Grid):
-        return f'Grid of {count(len(run.runs), "run")}: {run.folder.name}'
     data = run.config['data']['name']
     if run.task == 'pretrain':
         return f'Pretraining on {data} with {run.config["method"]["name"]}'

@@ -5,12 +5,13 @@ import functools
 import hashlib
 import json
 import pathlib
+from typing import Any, NotRequired, TypedDict
 
 import jax
-from ml_collections import ConfigDict
 
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.files import write_json
+from mlvicx_jax.files import read_json, write_json
+from mlvicx_jax.run.schema import mismatch
 from mlvicx_jax.terminal import say
 
 # What makes a run the run it is. The rest (logging, evaluation, checkpoints, length, optimiser) may
@@ -50,6 +51,60 @@ LATER = {
     'optim.frozen': [],
     'data.resident': 'none',
 }
+
+
+_RESTORE = 'restore it, or run its command again'
+
+
+class Labelled(TypedDict):
+    """config.data.labelled: the part of the training images whose labels are used."""
+
+    share: float
+    stratified: bool
+    by_patient: bool
+
+
+class Data(TypedDict):
+    """config.data, as far as readers of a run look at it."""
+
+    name: str
+    stored_size: int
+    image_size: int
+    options: NotRequired[dict[str, Any]]
+    labelled: Labelled
+    questions: list[str]
+    within: str
+
+
+class Named(TypedDict):
+    """A section with a name."""
+
+    name: str
+
+
+class Model(TypedDict):
+    """config.model, as far as readers of a run look at it."""
+
+    context: bool
+
+
+class Eval(TypedDict):
+    """config.eval, as far as readers of a run look at it."""
+
+    split: str
+
+
+class Config(TypedDict):
+    """config.json, as far as readers of a run look at it."""
+
+    task: str
+    protocol: NotRequired[str]
+    seed: int
+    init: str
+    method: Named
+    model: Model
+    eval: Eval
+    data: Data
 
 
 def claim(workdir: pathlib.Path, config) -> None:
@@ -94,18 +149,21 @@ def claim(workdir: pathlib.Path, config) -> None:
         raise UserError(f'{path} is not valid JSON ({error}); restore it, or give a new --workdir') from error
 
 
-def read_config(workdir: pathlib.Path) -> ConfigDict:
-    """The config of a run, older runs' with the fields that they had not.
+def read_config(workdir) -> dict[str, Any]:
+    """The content of a run's config.json, older runs' with the fields that they had not.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none, it is damaged, or it lacks what every reader needs.
     """
-    path = workdir / 'config.json'
+    path = pathlib.Path(workdir) / 'config.json'
+    config = read_json(path, _RESTORE)
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path}: can not be read ({error}); is this the --workdir of a run?') from error
-    return ConfigDict(with_later(config))
+        config = with_later(config)
+    except (AttributeError, TypeError) as error:  # a section is something else than an object
+        raise UserError(f'{path}: a section is no object; {_RESTORE}') from error
+    if found := mismatch(config, Config):
+        raise UserError(f'{path}: {found}; {_RESTORE}')
+    return config
 
 
 def with_later(config: dict) -> dict:
