@@ -61,15 +61,17 @@ while not progress.exists() or progress.stat().st_size < {steps}:
     time.sleep({pause})
     with progress.open('a') as file:
         file.write('\\n')
-results = {{'loss': 1.0}}
+results = {{'step': 1, 'task': 'pretrain'}}
 if config.task != 'pretrain':
     import numpy as np
     value = 0.5 + 0.1 * ('encoder' in config.init) + 0.01 * config.seed * config.data.labelled.share
     labels = ['Nodule', 'Mass', 'No Finding']
     each = dict.fromkeys(labels, value)
     np.savez(workdir / 'predictions.npz', label_names=np.array(labels),
-             test_image_ids=np.array(['a', 'b']), test_labels=np.eye(2, 3, dtype=np.uint8))
+             test_image_ids=np.array(['a', 'b']), test_patient_ids=np.array(['a', 'b']),
+             test_labels=np.eye(2, 3, dtype=np.uint8))
     results = {{
+        'step': 1, 'task': 'classify', 'label_names': labels,
         'protocol': config.protocol, 'dataset': config.data.name, 'seed': config.seed,
         'share': config.data.labelled.share, 'labelled_images': 9, 'init': config.init,
         'labelled_hash': f'{{config.seed}}{{config.data.labelled.share}}',

@@ -289,7 +289,7 @@ def test_a_run_of_another_cell_or_a_damaged_one_is_refused(tmp_path):
     with pytest.raises(UserError, match='has seed 0, expected 9'):
         reading.read_finished(tmp_path / 'run', cell._replace(seed=9))
     (tmp_path / 'run/predictions.npz').write_bytes(b'PK')
-    with pytest.raises(UserError, match='predictions.npz: can not be read.*no .npz file'):
+    with pytest.raises(UserError, match=r'predictions\.npz: can not be read'):
         reading.read_finished(tmp_path / 'run', cell)
 
 

@@ -16,9 +16,8 @@ from ml_collections import ConfigDict
 from mlvicx_jax import preview
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.grid import page as grid_page
-from mlvicx_jax.grid.folder import Grid, read_grid
+from mlvicx_jax.grid.folder import Grid, read
 from mlvicx_jax.report import page
-from mlvicx_jax.run.record import Run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if args.views:
             _draw_views(folder)
-        found = read_grid(folder) or Run.open(folder)
+        found = read(folder)
         page.write(grid_page.render(found) if isinstance(found, Grid) else page.render(found), out)
     except UserError as error:
         sys.exit('error: ' + ' '.join(str(error).split()))
@@ -44,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _draw_views(folder: pathlib.Path) -> None:
-    run = read_grid(folder) or Run.open(folder)
+    run = read(folder)
     if isinstance(run, Grid) or run.task != 'pretrain':
         raise UserError(f'--views: {folder} is no pretraining run; leave it out')
     preview.preview(ConfigDict(run.config), folder / 'views.png')

@@ -24,16 +24,16 @@ class Grid:
     tables: list[pathlib.Path]
 
 
-def read_grid(folder: pathlib.Path) -> Grid | None:
-    """The grid in a folder; None where the folder holds no run of one.
+def read(folder: pathlib.Path) -> Run | Grid:
+    """The run in a folder, or the grid that it is the folder of.
 
     Raises:
-        UserError: the cell.json of one of its runs is damaged.
+        UserError: neither is there.
     """
     folders = [
         path.parent for kind in ('pretrained', 'runs') for path in sorted(folder.glob(f'{kind}/*/config.json'))
     ]
     if not folders:
-        return None
+        return Run.open(folder)
     cells = {run: cell for run in folders if (cell := read_cell(run))}
     return Grid(folder, [Run.open(run) for run in folders], cells, sorted(folder.glob('tables/*.md')))

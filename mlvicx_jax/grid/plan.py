@@ -247,17 +247,9 @@ def _parse(words: list[str]) -> dict:
 
 def refuse_another_config(job: Job) -> None:
     """Raises a UserError where a folder holds a run of another config than the grid asks for."""
-    path = job.folder / 'config.json'
-    begun = job.done or (job.folder / 'metrics.jsonl').exists()
-    if not begun:
+    if not (job.done or (job.folder / 'metrics.jsonl').exists()):
         return
-    try:
-        old = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f'{path}: can not be read ({first_line(error)}), so nobody knows what the '
-            f'run in {job.folder} is of; delete that folder'
-        ) from error
+    old = workdirs.read_config(job.folder)
     flat = [workdirs.LATER | traverse_util.flatten_dict(config, sep='.') for config in (old, job.config)]
     changed = [line for field, line in workdirs.differences(*flat).items() if field not in FREE]
     if changed:

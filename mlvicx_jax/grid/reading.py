@@ -12,7 +12,6 @@ from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation.metrics import NO_FINDING
 from mlvicx_jax.grid.cell import Cell
 from mlvicx_jax.run.record import Run
-from mlvicx_jax.run.results import Results
 
 
 class Finished(NamedTuple):
@@ -26,7 +25,7 @@ class Finished(NamedTuple):
     """
 
     folder: str
-    results: Results
+    results: dict
     labels: tuple[str, ...]
     judged: str
 
@@ -50,25 +49,28 @@ def read_finished(folder: str | os.PathLike, cell: Cell) -> Finished:
     """Reads results.json and predictions.npz of a finished run.
 
     Raises:
-        UserError: a file or field is missing or damaged, or the run is of another cell.
+        UserError: a file is missing or damaged, or the run is of another cell.
     """
     run = Run.open(folder)
-    results, arrays = run.ended, run.predictions
-    if run.task != cell.task or arrays is None:
-        what = f'a run of {run.task}, expected {cell.task}' if run.task != cell.task else 'no predictions.npz'
-        raise UserError(f'{folder}: holds {what}; delete the folder to run it again')
+    if run.task != cell.task:
+        raise UserError(
+            f'{folder}: a run of {run.task}, expected {cell.task}; delete the folder to run it again'
+        )
     for name in ('protocol', 'share', 'seed'):
-        if results[name] != getattr(cell, name):
+        if run.ended[name] != getattr(cell, name):
             raise UserError(
-                f'{folder}: results.json has {name} {results[name]!r}, expected '
+                f'{folder}: results.json has {name} {run.ended[name]!r}, expected '
                 f'{getattr(cell, name)!r}; delete the folder to run it again'
             )
-    names, truth = ('label_names', 'test_labels') if cell.task == 'classify' else ('structures', 'test_has')
-    labels = arrays[names].tolist()
-    judged = json.dumps(
-        [labels, arrays['test_image_ids'].tolist(), np.asarray(arrays[truth], np.uint8).tolist()]
+    arrays = run.predictions
+    if arrays is None:
+        raise UserError(f'{folder}: predictions.npz is missing; delete the folder to run it again')
+    names = arrays['label_names' if cell.task == 'classify' else 'structures'].tolist()
+    truth = arrays['test_labels' if cell.task == 'classify' else 'test_has']
+    judged = json.dumps([names, arrays['test_image_ids'].tolist(), np.asarray(truth, np.uint8).tolist()])
+    return Finished(
+        os.fspath(folder), dict(run.ended), tuple(names), hashlib.sha256(judged.encode()).hexdigest()
     )
-    return Finished(os.fspath(folder), results, tuple(labels), hashlib.sha256(judged.encode()).hexdigest())
 
 
 def refuse_mixtures(runs: Mapping[Cell, Finished]) -> None:
