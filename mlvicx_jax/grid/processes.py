@@ -27,9 +27,9 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 from flax import traverse_util
-from ml_collections import config_flags
 
 from mlvicx_jax import config as configs
+from mlvicx_jax import tasks
 from mlvicx_jax.data import prepare
 from mlvicx_jax.errors import UserError, first_line
 from mlvicx_jax.grid import tables
@@ -148,8 +148,8 @@ def check(config) -> None:
         (
             'grid.protocols',
             grid.protocols,
-            bool(grid.protocols) and set(grid.protocols) <= set(configs.PROTOCOLS),
-            f'some of {", ".join(configs.PROTOCOLS)}',
+            bool(grid.protocols) and set(grid.protocols) <= set(tasks.protocols()),
+            f'some of {", ".join(tasks.protocols())}',
         ),
         ('grid.fractions', shares, all(0 < share <= 1 for share in shares), 'shares above 0, at most 1'),
         (
@@ -248,10 +248,11 @@ def _task(recipe: str, name: str) -> str:
 def _parse(words: list[str]) -> dict:
     """The config that main.py makes of a command line, as its config.json has it."""
     values, words = flags.FlagValues(), ['main.py', *words]
-    holder = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=words)
+    configs.define(values, words)
     try:
         values(words)
-        found = values[holder.name].value
+        configs.keep_given(values['config'])
+        found = values['config'].value
         configs.check(found)
         return json.loads(found.to_json_best_effort())
     except UserError as error:
