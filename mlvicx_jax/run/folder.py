@@ -53,6 +53,9 @@ LATER = {
     'data.labelled.stratified': False,
     'data.labelled.by_patient': False,
     'optim.frozen': [],
+    'optim.warmup_steps': None,
+    'optim.warmup_examples': None,
+    'optim.warmup_percent': None,
     'data.resident': 'none',
 }
 
@@ -237,13 +240,9 @@ def _flat(tree: dict, prefix: str = '') -> dict:
     return found
 
 
-def fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """{field: value} of what makes a run the run it is; a checkpoint carries it.
-
-    Args:
-        config: the content of config.json.
-    """
-    flat = LATER | _flat(config)
+def fixed(config) -> dict[str, Any]:
+    """{field: value} of what makes a run the run it is; a checkpoint carries it."""
+    flat = LATER | _flat(json.loads(config.to_json_best_effort()))
     return {name: value for name, value in flat.items() if name.split('.')[0] in FIXED and name not in FREE}
 
 
