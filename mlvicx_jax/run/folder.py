@@ -111,6 +111,9 @@ class Config(TypedDict):
     data: Data
 
 
+WAIT = 2.0  # seconds for which a start waits for one before it to end
+
+
 def alone(run: Callable) -> Callable:
     """A function of (config, workdir) that holds the workdir while it runs: one process at a time.
 
@@ -123,7 +126,7 @@ def alone(run: Callable) -> Callable:
         if jax.process_index() == 0:
             try:
                 pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-                lock = take(pathlib.Path(workdir) / 'run.lock', wait=2)
+                lock = take(pathlib.Path(workdir) / 'run.lock', WAIT)
             except UserError as busy:
                 error = busy
             except OSError as refused:
