@@ -198,7 +198,7 @@ def _or_nan(value) -> float:
 def _markdown(path: pathlib.Path) -> Section:
     """A file of tables: its `#` the title, each `##` the caption of the table below, `-` notes."""
     title, heading, blocks, rows = path.stem, '', [], []
-    for line in [*path.read_text(encoding='utf-8').splitlines(), '']:
+    for line in [*path.read_text(encoding='utf-8', errors='replace').splitlines(), '']:
         if line.startswith('|'):
             rows.append([_cell(text) for text in re.split(r'(?<!\\)\|', line.strip())[1:-1]])
             continue
