@@ -44,12 +44,12 @@ def main(_):
         return grid.run(configured, workdir, [sys.executable, os.path.abspath(__file__)])
     config.check(configured)
     # Imported here: worker processes of the data pipeline import this file again and need none.
-    from mlvicx_jax import compilation, parallel, train
-    from mlvicx_jax import preview
+    from mlvicx_jax import compilation, parallel, preview, train
     from mlvicx_jax.tasks import linear
 
     compilation.keep_programs()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    compilation.check_sums()
     if _PREVIEW.value:
         return preview.preview(configured, _PREVIEW.value)
     if configured.task == 'classify' and configured.protocol == 'frozen':

@@ -1,9 +1,15 @@
-"""Compiled programs are kept on disk, so that a second start of the same training need not compile."""
+"""Compiled programs: kept on disk for a second start of the same training, and refused where they add wrongly."""
 
 import os
 import pathlib
 
 import jax
+import numpy as np
+
+from mlvicx_jax.errors import UserError
+
+_ROWS = 40_000  # of the sums that are checked; wrong from a few thousand on
+_TOLERANCE = 0.1  # of a sum: TPUs multiply with 8 bits; what is wrong is wrong a thousandfold
 
 
 def keep_programs() -> None:
@@ -24,3 +30,33 @@ def keep_programs() -> None:
     # Not only programs that take a second: a start is made of hundreds of smaller ones.
     if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
+def _squared_norms(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """sum_i (matrix row)_i ** 2 of each row [n, 3]: float32 [n]."""
+    return jax.device_get(jax.jit(jax.vmap(lambda row: ((matrix @ row) ** 2).sum()))(rows))
+
+
+def check_sums(squared_norms=_squared_norms) -> None:
+    """Refuses to compute where compiled sums are wrong, as those of jaxlib 0.10.2 are on CPUs (jax issue 39103).
+
+    Compares one pattern that is known to fail with NumPy. Call it once a process, after
+    `keep_programs` and `parallel.start`.
+
+    Args:
+        squared_norms: what is checked; for tests.
+
+    Raises:
+        UserError: the sums are wrong.
+    """
+    rng = np.random.default_rng(0)
+    matrix, rows = (rng.normal(size=(n, 3)).astype(np.float32) for n in (3, _ROWS))
+    expected = ((rows @ matrix.T) ** 2).sum(1)
+    found = squared_norms(matrix, rows)
+    worst = float(np.max(np.abs(found - expected) / (expected + expected.mean())))
+    if not worst <= _TOLERANCE:  # NaN too
+        raise UserError(
+            f'jaxlib {jax.lib.__version__} computes wrong sums on this {jax.default_backend()} (a sum is off by '
+            f'{worst:.0%}), so no result would be right; install another version, such as: '
+            "pip install 'jax==0.10.1' 'jaxlib==0.10.1'"
+        )

@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from mlvicx_jax_datasets import radiograph, release
+from mlvicx_jax_datasets import radiograph
+from mlvicx_jax_datasets.progress import progress
 
 CANDIDATE = 0.68  # cosine of whitened spectra
 SAME = 0.88  # correlation of texture
@@ -56,7 +57,7 @@ def find_copies(count: int, read: Callable[[int], np.ndarray]) -> list[Copy]:
     workers = os.cpu_count() or 1
     found, firsts, spectra = [], {}, []
     prints = radiograph.parallel_map(lambda i: fingerprint(read(i)), range(count), workers)
-    for i, (digest, spectrum) in enumerate(release.progress(prints, count, 'reading')):
+    for i, (digest, spectrum) in enumerate(progress(prints, count, 'reading')):
         one = firsts.setdefault(digest, i)
         if one == i:
             spectra.append(spectrum)
@@ -66,7 +67,7 @@ def find_copies(count: int, read: Callable[[int], np.ndarray]) -> list[Copy]:
     pairs = [(films[a], films[b]) for a, b in candidates(np.array(spectra))]
     read = functools.lru_cache(maxsize=64)(read)  # pairs come ordered by their first film
     proofs = radiograph.parallel_map(lambda pair: texture_correlation(*map(read, pair)), pairs, workers)
-    proofs = release.progress(proofs, len(pairs), 'comparing', 'pairs')
+    proofs = progress(proofs, len(pairs), 'comparing', 'pairs')
     for (one, other), correlation in zip(pairs, proofs):
         if correlation > SAME:
             found.append(Copy(one, other, correlation, exact=False))

@@ -1,6 +1,6 @@
 """Audits prepared data sets: do their splits leak, and what do they hold?
 
-    mlvicx audit nih_chestxray14 rsna_pneumonia --data_dir data --out audit
+    mlvicx audit nih_chestxray14 rsna_pneumonia --data-dir data --out audit
 
 Finds films that are in two splits, or in the test split of one set and the training of another:
 exact copies and recompressed, resized or cropped ones; patients in two splits; lists that are not
@@ -9,25 +9,24 @@ problem is found, 2 where a set can not be read.
 """
 
 import argparse
+import functools
 import json
 import pathlib
-import sys
 
 from mlvicx_jax.audit import page, sheets
 from mlvicx_jax.audit import report as reports
+from mlvicx_jax.commands._line import Parser, end
 from mlvicx_jax.data.source import open_folder
 from mlvicx_jax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog='mlvicx audit', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser('audit', __doc__)
+    parser.add_argument(
+        'sets', nargs='+', metavar='SET', help='the folder of a prepared set, or its name below --data-dir'
     )
     parser.add_argument(
-        'sets', nargs='+', metavar='SET', help='the folder of a prepared set, or its name below --data_dir'
-    )
-    parser.add_argument(
-        '--data_dir',
+        '--data-dir',
         type=pathlib.Path,
         default=pathlib.Path('data'),
         help='where prepared sets are kept (data)',
@@ -45,21 +44,16 @@ def main(argv: list[str] | None = None) -> int:
         help='write sheets of samples per split and label to DIR, and stop',
     )
     parser.add_argument(
-        '--own_lists', action='store_true', help="lists other than NIH's official ones are meant"
+        '--own-lists', action='store_true', help="lists other than NIH's official ones are meant"
     )
     parser.add_argument(
-        '--validation_fraction',
+        '--validation-fraction',
         type=float,
         default=0.1,
         help='of the patients of train_val, as config.data has it (0.1)',
     )
-    parser.add_argument('--split_seed', type=int, default=0, help='as config.data has it (0)')
-    args = parser.parse_args(argv)
-    try:
-        return _run(args)
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    parser.add_argument('--split-seed', type=int, default=0, help='as config.data has it (0)')
+    return end(functools.partial(_run, parser.read(argv)))
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -9,8 +9,8 @@ a box of it (of sets without boxes, the first positive one).
 """
 
 import argparse
+import functools
 import pathlib
-import sys
 import textwrap
 
 import numpy as np
@@ -20,7 +20,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from mlvicx_jax import compilation
 from mlvicx_jax.audit.report import read_film
+from mlvicx_jax.commands._line import Parser, end
 from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import heatmaps
@@ -34,9 +36,7 @@ _GRID = 320  # points of a drawn map's side, about the panel's pixels
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog='mlvicx heatmaps', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser('heatmaps', __doc__)
     parser.add_argument(
         '--workdir', nargs='+', required=True, metavar='W', help='of classification runs on one data set'
     )
@@ -45,20 +45,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--findings', nargs='+', metavar='FINDING', help='by default all that have boxes in the split'
     )
-    parser.add_argument('--data_dir', help='where prepared sets are kept, if not where the runs had it')
-    parser.add_argument('--batch_size', type=int, default=32, help='images (32)')
+    parser.add_argument('--data-dir', help='where prepared sets are kept, if not where the runs had it')
+    parser.add_argument('--batch-size', type=int, default=32, help='images (32)')
     parser.add_argument('--out', required=True, help='folder for heatmaps.json and heatmaps.png')
-    args = parser.parse_args(argv)
+    return end(functools.partial(_run, parser.read(argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
     logging.set_verbosity(logging.ERROR)  # Orbax tells every file it touches
-    try:
-        if args.batch_size < 1:
-            raise UserError(f'--batch_size is {args.batch_size}, expected 1 or more')
-        result = write(
-            args.workdir, args.out, args.level, args.split, args.findings, args.data_dir, args.batch_size
-        )
-    except UserError as error:
-        print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
-        return 2
+    compilation.keep_programs()
+    compilation.check_sums()
+    if args.batch_size < 1:
+        raise UserError(f'--batch-size is {args.batch_size}, expected 1 or more')
+    result = write(
+        args.workdir, args.out, args.level, args.split, args.findings, args.data_dir, args.batch_size
+    )
     print(as_text(result))
     print(f'written: {args.out}/heatmaps.json, {args.out}/heatmaps.png')
     return 0
