@@ -1,9 +1,10 @@
-"""Compiled programs: kept on disk for a second start of the same training, and refused where they add wrongly."""
+"""Compiled programs: kept on disk for a second start of the same training, and wrong ones refused."""
 
 import os
 import pathlib
 
 import jax
+import jaxlib
 import numpy as np
 
 from mlvicx_jax.errors import UserError
@@ -38,10 +39,10 @@ def _squared_norms(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def check_sums(squared_norms=_squared_norms) -> None:
-    """Refuses to compute where compiled sums are wrong, as those of jaxlib 0.10.2 are on CPUs (jax issue 39103).
+    """Refuses to compute where compiled sums are wrong.
 
-    Compares one pattern that is known to fail with NumPy. Call it once a process, after
-    `keep_programs` and `parallel.start`.
+    Compares one pattern, which jaxlib 0.10.2 gets wrong on CPUs (jax-ml/jax 39103), with NumPy. Call
+    it once a process, after `keep_programs` and `parallel.start`.
 
     Args:
         squared_norms: what is checked; for tests.
@@ -56,7 +57,7 @@ def check_sums(squared_norms=_squared_norms) -> None:
     worst = float(np.max(np.abs(found - expected) / (expected + expected.mean())))
     if not worst <= _TOLERANCE:  # NaN too
         raise UserError(
-            f'jaxlib {jax.lib.__version__} computes wrong sums on this {jax.default_backend()} (a sum is off by '
-            f'{worst:.0%}), so no result would be right; install another version, such as: '
+            f'jaxlib {jaxlib.__version__} computes wrong sums on this {jax.default_backend()} (one is off '
+            f'by {worst:.0%}), so no result would be right; install another version, such as: '
             "pip install 'jax==0.10.1' 'jaxlib==0.10.1'"
         )

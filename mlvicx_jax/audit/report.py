@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from mlvicx_jax.audit.copies import find_copies, join
+from mlvicx_jax.data.films import read_film
 from mlvicx_jax.data.fractions import absent_labels
-from mlvicx_jax.data.source import RadiographSet, Split
+from mlvicx_jax.data.source import RadiographSet
 from mlvicx_jax.errors import UserError
-from mlvicx_jax_datasets import radiograph
 
 
 def find_folder(text: str, data_dir: pathlib.Path) -> pathlib.Path:
@@ -30,14 +30,7 @@ def find_folder(text: str, data_dir: pathlib.Path) -> pathlib.Path:
             return found[0]
     raise UserError(
         f'{text}: neither a prepared set nor the name of one below {data_dir}; give '
-        'its folder, or prepare it by python -m mlvicx_jax.prepare'
-    )
-
-
-def read_film(split: Split, position: int) -> np.ndarray:
-    """The image uint8 [S, S] at a position of the split."""
-    return radiograph.decode_image(
-        split.record(position)['image'], f'record of image {split.image_ids[position]} ({split.name})'
+        'its folder, or prepare it by mlvicx prepare'
     )
 
 

@@ -13,9 +13,10 @@ import functools
 import json
 import pathlib
 
-from mlvicx_jax.audit import page, sheets
+from mlvicx_jax.audit import page, samples
 from mlvicx_jax.audit import report as reports
 from mlvicx_jax.commands._line import Parser, end
+from mlvicx_jax.data.films import read_film
 from mlvicx_jax.data.source import open_folder
 from mlvicx_jax.errors import UserError
 
@@ -63,7 +64,7 @@ def _run(args: argparse.Namespace) -> int:
     ]
     if args.sheets:
         for data in sets:
-            written = sheets.write_sheets(data, args.sheets)
+            written = samples.write_sheets(data, args.sheets)
             print(f'{len(written)} sheets of {data.name} in {args.sheets}')
         return 0
     report = reports.audit(sets, args.own_lists)
@@ -77,7 +78,7 @@ def _run(args: argparse.Namespace) -> int:
 
     def read(member: dict[str, str]):
         key = member['set'], member['split']
-        return reports.read_film(splits[key], rows[key][member['image_id']])
+        return read_film(splits[key], rows[key][member['image_id']])
 
     try:
         args.out.mkdir(parents=True, exist_ok=True)

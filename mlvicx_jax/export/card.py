@@ -69,8 +69,6 @@ def card(trained, evaluation: dict, form: str, config: dict, proof: dict, loss: 
     use = _USE[form] + (_TORCH if form in ('torchvision', 'mlvicx') else '')
     use = use.format(size=pre['size'], pooled=config['features']['pooled'], **config)
     return f"""---
-license: other
-license_name: not-chosen-yet
 library_name: {dict(onnx='onnx', flax='flax').get(form, 'pytorch')}
 pipeline_tag: image-feature-extraction
 tags:
@@ -139,8 +137,9 @@ may answer from these. Test by subgroup and on a second source.
 
 ## Licence
 
-mlvicx_jax is Apache-2.0. These weights have no licence until whoever publishes them puts one into \
-the first lines of this file; the terms of the training data (`{data['name']}`) come first.
+The program that made these weights, mlvicx_jax, is Apache-2.0. The weights themselves have no licence \
+yet: whoever publishes them chooses one that the terms of the training data (`{data['name']}`) allow, and \
+adds it to the first lines of this file as `license: NAME`.
 """
 
 

@@ -164,7 +164,7 @@ def _config(trained: Trained, form: str, encoder) -> dict:
         'train_split_sha256': trained.data_hash,
         'recipe': recipe,
         'mlvicx_jax': __version__,
-    } | ({'opset': formats.OPSET} if form == 'onnx' else {})
+    } | FORMATS[form].facts()
 
 
 def _evaluation(run: Run) -> dict:

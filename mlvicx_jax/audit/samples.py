@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mlvicx_jax.audit.report import read_film
+from mlvicx_jax.data.films import read_film
 from mlvicx_jax.data.source import RadiographSet, Split
 from mlvicx_jax_datasets import radiograph
 
