@@ -24,3 +24,8 @@ def get_config():
         name='lars', learning_rate=0.2, weight_decay=1e-6, warmup_epochs=10.0, vector_factor=0.0048 / 0.2
     )
     return config
+
+
+def small(config):
+    """For configs/quickstart.py."""
+    base.small(config, widths=(512, 512, 512))

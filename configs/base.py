@@ -1,17 +1,27 @@
 """What all recipes share: data, evaluation, checkpoints, logging. Not a recipe itself."""
 
+import importlib
+import pathlib
+
 from ml_collections import ConfigDict, config_dict
+
+FOLDER = pathlib.Path(__file__).parent
+UNITS = {'steps': int, 'epochs': float, 'examples': int, 'percent': float}  # of durations, percent of the run
 
 
 def get_config():
-    """Every public field and its default; a recipe changes what is its own and adds `method`."""
+    """Every public field and its default; a recipe changes what is its own and adds `method`.
+
+    Durations have a field for each unit, of which one at most is set: total_steps, total_epochs,
+    total_examples; none, or 0, means never. `duration` sets one. A unit on the command line takes the
+    place of the recipe's.
+    """
     config = ConfigDict()
     config.task = 'pretrain'  # or classify, segment: the recipes of those names
     config.seed = 0
     config.batch_size = 64  # global, over all devices
     config.accumulation = 1  # parts that the network sees a batch in; the loss is of the whole
-    config.total_epochs = 300
-    config.total_steps = 0  # overrides total_epochs when set
+    duration(config, 'total', epochs=300)
     config.dtype = 'float32'  # of activations: float32 or bfloat16; parameters and losses are float32
 
     config.data = ConfigDict()
@@ -67,23 +77,68 @@ def get_config():
             learning_rate=0.2,
             scale_with_batch=True,
             weight_decay=1e-6,
-            warmup_epochs=2.0,
             final_factor=0.001,
             vector_factor=1.0,  # learning rate of biases and BatchNorm over that of matrices
             constant=(),  # parts of the network whose rate stays at its peak after the warm-up
-            frozen=(),
+            frozen=(),  # parts of the network that stay as they are; the protocol adds the encoder
         )
-    )  # parts of the network that stay as they are
+    )
+    duration(config.optim, 'warmup', epochs=2)  # a tenth of the run at most
 
     config.watchdog_seconds = 1800.0  # without a new step; then the run ends. 0 = never
     config.max_skipped_steps = 3  # in a row whose loss or gradient is not finite; then the run stops
-    config.log_every_steps = 50
-    config.eval_every_steps = 5000  # probes of the frozen encoder; 0 = never
-    config.eval_every_epochs = 0  # counted in epochs instead
-    config.early_stopping = ConfigDict(dict(patience=0))  # evaluations without a better one; 0 = off
+    duration(config, 'log_every', steps=50)
+    duration(config, 'eval_every', steps=5000)  # and at the end
+    config.early_stopping = ConfigDict(dict(patience=0))  # evaluations without a better one
+    duration(config.early_stopping, 'patience')  # or counted in another unit
     config.eval = ConfigDict(dict(split='validation', batch_size=64, max_train_images=5000))
-    config.checkpoint = ConfigDict(dict(every_steps=1000, keep_last=2, keep_every=0))
+    config.checkpoint = ConfigDict(dict(keep_last=2, keep_every=0))  # keep_every: steps
+    duration(config.checkpoint, 'every', steps=1000)
+    duration(config.checkpoint, 'keep_every')
     return config
+
+
+def duration(section, name, **count):
+    """Sets a duration in one unit, such as duration(config, 'total', steps=600); in none: never."""
+    for unit, kind in UNITS.items():
+        field = f'{name}_{unit}'
+        if field not in section and (name, field) not in (
+            ('total', 'total_percent'),
+            ('keep_every', 'keep_every_steps'),
+        ):
+            section[field] = config_dict.placeholder(kind)  # has a type while it is None
+        if field in section:
+            section[field] = count.get(unit)
+
+
+def data_sets() -> list[str]:
+    """The data sets, by the folders of datasets/."""
+    return sorted(
+        path.name
+        for path in FOLDER.parent.joinpath('datasets').iterdir()
+        if path.joinpath('__init__.py').exists()
+    )
+
+
+def methods() -> list[str]:
+    """The recipes of this folder that are a method's: each has the name of its method."""
+    found = []
+    for path in sorted(FOLDER.glob('[!_]*.py')):
+        config = importlib.import_module(f'configs.{path.stem}').get_config()
+        if config.get('method', {}).get('name') == path.stem:
+            found.append(path.stem)
+    return found
+
+
+def small(config, **method):
+    """Makes a method's recipe as small as configs/quickstart.py asks; a recipe's own `small` may call it.
+
+    Args:
+        method: the fields of `config.method` that are smaller.
+    """
+    config.method.update(method)
+    for view in config.views.values():
+        view.update(area=(0.3, 1.0), rotation=0.0)
 
 
 def read_options(recipe, argument, defaults, choices):

@@ -23,3 +23,8 @@ def get_config():
     # The views are those of base.py: VICReg's are BYOL's.
     config.optim.update(name='lars', learning_rate=0.3, weight_decay=1e-6, warmup_epochs=10.0, final_factor=0.0)
     return config
+
+
+def small(config):
+    """For configs/quickstart.py."""
+    base.small(config, projector=(512, 64), predictor=(512, 64))

@@ -44,3 +44,8 @@ def get_config():
         final_factor=1.0,
     )
     return config
+
+
+def small(config):
+    """For configs/quickstart.py."""
+    config.method.update(queue=1024, momentum=0.99)  # views of the whole frame stay

@@ -58,3 +58,8 @@ def get_config(argument=''):
                     'loss=global|multi_level|both, context=on|off'
                 )
     return config
+
+
+def small(config):
+    """For configs/quickstart.py."""
+    base.small(config, widths=(512, 512, 512), var_reduce='mean')

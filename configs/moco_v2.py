@@ -25,3 +25,8 @@ def get_config():
     base.moco_v2_views(config)
     config.optim.update(name='sgd', learning_rate=0.03, weight_decay=1e-4, warmup_epochs=0.0, final_factor=0.0)
     return config
+
+
+def small(config):
+    """For configs/quickstart.py."""
+    base.small(config, widths=(128, 128), queue=1024, momentum=0.99)

@@ -47,3 +47,8 @@ def get_config():
         final_factor=0.0,
     )
     return config
+
+
+def small(config):
+    """For configs/quickstart.py."""
+    base.small(config, queue=1024, momentum=0.99)

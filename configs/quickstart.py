@@ -4,58 +4,40 @@
   python main.py --config=configs/quickstart.py:byol      or any other recipe of this folder
 
 One budget, encoder, optimiser and crop for all methods; the objective, its heads (narrower) and its
-other augmentations are the method's own.
+other augmentations are the method's own. What is smaller about a method stands in its recipe, `small`.
 """
 
 import importlib
 
-# What is smaller here than in the method's own recipe.
-METHOD = {
-    'mlvicx': dict(widths=(512, 512, 512), var_reduce='mean'),
-    'vicreg': dict(widths=(512, 512, 512)),
-    'simclr': dict(widths=(128, 128, 128)),
-    'barlow_twins': dict(widths=(512, 512, 512)),
-    'supervised': dict(labels=9),  # the phantom's eight findings and No Finding
-    'moco_v2': dict(widths=(128, 128), queue=1024, momentum=0.99),
-    'inter_moco': dict(queue=1024, momentum=0.99),
-    'pcrl_v2': dict(local_size=66),  # the smallest whose last map is 3 x 3: XLA is slow on 2 x 2
-    'pcrl_v1': dict(queue=1024, momentum=0.99),
-    'caid': dict(widths=(128, 128), queue=1024, momentum=0.99),
-    'byol': dict(projector=(512, 64), predictor=(512, 64)),
-    'simsiam': dict(projector=(128, 128, 512), predictor=(128, 512)),
-}
+from configs import base
 
 
 def get_config(method='mlvicx'):
-    """`method`: the name of a recipe."""
-    if method not in METHOD:
-        raise ValueError(f'configs/quickstart.py:{method}: expected one of {", ".join(METHOD)}')
-    config = importlib.import_module(f'configs.{method}').get_config()
-    config.method.update(METHOD[method])
+    """`method`: the name of a method's recipe."""
+    if method != 'mlvicx' and method not in (known := base.methods()):
+        raise ValueError(f'configs/quickstart.py:{method}: expected one of {", ".join(known)}')
+    recipe = importlib.import_module(f'configs.{method}')
+    config = recipe.get_config()
+    getattr(recipe, 'small', base.small)(config)
     config.batch_size = 64
-    config.total_steps = 600
+    base.duration(config, 'total', steps=600)
     config.data.name = 'phantom_cxr'
     config.data.options.patients = 800
     config.data.stored_size = 128
     config.data.image_size = 96
     config.model.width = 16
-    for view in config.views.values():
-        if view.area[0] < 1:  # a method that shows the whole frame keeps its own geometry
-            view.rotation = 0.0
-        if view.area[0] < view.area[1] == 1:  # a method with small crops keeps them small
-            view.area = (0.3, 1.0)
+    base.duration(config.optim, 'warmup', epochs=1)
     config.optim.update(
         name='adamw',
         learning_rate=2e-3,
         scale_with_batch=False,
         weight_decay=1e-4,
-        warmup_epochs=1.0,
         final_factor=0.001,
         vector_factor=1.0,
         constant=(),
     )
-    config.log_every_steps = 20
-    config.eval_every_steps = 150
+    base.duration(config, 'log_every', steps=20)
+    base.duration(config, 'eval_every', steps=150)
     config.eval.split = 'test'
-    config.checkpoint.every_steps = 150
+    base.duration(config.checkpoint, 'every', steps=150)
     return config

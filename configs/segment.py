@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-# Each set's structures where none are given, and options of its builder.
-DATA = {
+# What is segmented of a set where nothing is named, and options of its builder.
+SETS = {
     'siim_pneumothorax': ('Pneumothorax', dict(balanced=True)),
     'phantom_cxr': ('heart+lungs', dict(patients=800)),
     'image_folder_cxr': ('mask', dict(title='segmented', masks=True)),
@@ -27,30 +27,31 @@ DATA = {
 def get_config(argument=''):
     """Options, separated by commas, with their defaults:
 
-    dataset=siim_pneumothorax, structures=NAME+NAME (all that DATA names), protocol=finetune (or frozen),
+    dataset=siim_pneumothorax, structures=NAME+NAME (those of SETS), protocol=finetune (or frozen),
     fraction=1.0 of the training images, size=full (or small: minutes on two CPU cores).
     """
     options = base.read_options(
         'configs/segment.py',
         argument,
         dict(dataset='siim_pneumothorax', structures='', protocol='finetune', fraction='1.0', size='full'),
-        dict(dataset=DATA, protocol=('finetune', 'frozen'), size=('full', 'small')),
+        dict(dataset=base.data_sets(), protocol=('finetune', 'frozen'), size=('full', 'small')),
     )
-    structures, builder_options = DATA[options['dataset']]
-    target = tuple((options['structures'] or structures).split('+'))
-    frozen = options['protocol'] == 'frozen'
+    structures, builder_options = SETS.get(options['dataset'], ('', {}))
+    structures = options['structures'] or structures
+    if not structures:
+        raise ValueError(f'configs/segment.py:{argument}: name what is segmented, structures=NAME+NAME')
 
     config = base.get_config()
     config.task = 'segment'
     config.protocol = options['protocol']
     config.batch_size = 32
-    config.total_epochs = 100
+    base.duration(config, 'total', epochs=100)
     config.data.name = options['dataset']
     config.data.options = ConfigDict(builder_options)
     config.data.validation_fraction = 0.2
-    config.data.target = target
+    config.data.target = tuple(structures.split('+'))
     config.data.labelled.share = float(options['fraction'])
-    config.method = ConfigDict(dict(name='segmentation', structures=len(target), frozen_encoder=frozen))
+    config.method = ConfigDict(dict(name='segmentation'))
     config.views.first.update(
         area=(0.5, 1.0), rotation=10.0, brightness=0.2, contrast=0.2, blur_probability=0.0
     )
@@ -62,10 +63,8 @@ def get_config(argument=''):
         weight_decay=0.0,
         warmup_epochs=0.0,
         final_factor=1.0,
-        frozen=('encoder',) if frozen else (),
     )
-    config.eval_every_steps = 0
-    config.eval_every_epochs = 1
+    base.duration(config, 'eval_every', epochs=1)
     config.early_stopping.patience = 10
     if options['size'] == 'small':
         small(config)
@@ -78,7 +77,7 @@ def small(config):
     config.data.stored_size = 128
     config.data.image_size = 96
     config.optim.learning_rate = 2e-3
-    config.log_every_steps = 20
+    base.duration(config, 'log_every', steps=20)
     # Counted in steps: an epoch of 10 % of the phantom is four.
-    config.total_steps = 200
-    config.eval_every_steps, config.eval_every_epochs = 40, 0
+    base.duration(config, 'total', steps=200)
+    base.duration(config, 'eval_every', steps=40)

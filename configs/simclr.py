@@ -26,3 +26,8 @@ def get_config():
         name='lars_simclr', learning_rate=0.3, weight_decay=1e-4, warmup_epochs=10.0, final_factor=0.0
     )
     return config
+
+
+def small(config):
+    """For configs/quickstart.py."""
+    base.small(config, widths=(128, 128, 128))

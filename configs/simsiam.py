@@ -26,3 +26,8 @@ def get_config():
         constant=('predictor',),
     )
     return config
+
+
+def small(config):
+    """For configs/quickstart.py."""
+    base.small(config, projector=(128, 128, 512), predictor=(128, 512))

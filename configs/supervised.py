@@ -7,7 +7,7 @@ no weight decay are those of a published benchmark that trains from random weigh
 BenchmarkTransferLearning). It halves the rate when the validation loss stands still and stops early; here
 the epochs are fixed and the rate falls as a cosine. It leaves out No Finding and has batches of 32; here
 they are of 64, as in the other recipes, and the rate is not scaled to that.
-Another data set: --config.data.name=... --config.method.labels=N
+Another data set: --config.data.name=...
 """
 
 from ml_collections import ConfigDict
@@ -18,9 +18,9 @@ from configs import base
 def get_config():
     config = base.get_config()
     config.data.name = 'nih_chestxray14'
-    config.total_epochs = 50
+    base.duration(config, 'total', epochs=50)
     config.model.context = False
-    config.method = ConfigDict(dict(name='supervised', labels=15))
+    config.method = ConfigDict(dict(name='supervised', labels=0))  # as many as the data has
     config.views.first.update(rotation=7.0, jitter_probability=0.0, blur_probability=0.0)
     del config.views.second
     config.optim.update(

@@ -3,6 +3,7 @@
 import jax
 import optax
 
+from mlvicx_jax import durations
 from mlvicx_jax.errors import UserError
 
 NAMES = 'lars', 'lars_simclr', 'sgd', 'adamw'
@@ -17,16 +18,22 @@ def matrices_only(params):
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
+def warmup_steps(config, clock: durations.Clock) -> tuple[int, int]:
+    """Length of the warm-up, and the length that the config asks for: a tenth of the run is the most."""
+    asked = durations.steps(config, 'optim', 'warmup', clock) or 0
+    return min(asked, clock.total_steps // 10), asked
+
+
 def schedule(
     config, batch_size: int, steps_per_epoch: int, total_steps: int, final_factor: float
 ) -> optax.Schedule:
     """Linear warm-up from 0, then a cosine to `final_factor` of the peak at the last step.
 
     The peak is `learning_rate`, times batch_size / 256 if `scale_with_batch`. The warm-up is
-    `warmup_epochs` long, but never more than a tenth of the run.
+    that of `warmup_steps`.
     """
     peak = config.learning_rate * (batch_size / 256 if config.scale_with_batch else 1)
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps // 10)
+    warmup, _ = warmup_steps(config, durations.Clock(batch_size, steps_per_epoch, total_steps))
     return optax.warmup_cosine_decay_schedule(
         0.0 if warmup else peak, peak, warmup, total_steps, peak * final_factor
     )
@@ -36,24 +43,31 @@ def create(config, batch_size: int, steps_per_epoch: int, total_steps: int) -> o
     """The optimiser that `config.optim` names, on the schedule of `schedule`; momentum is 0.9.
 
     lars: in the order of VICReg's code (and BYOL's, Barlow Twins'): decay, adapt, accumulate, and
-      the learning rate last.
+        the learning rate last.
     lars_simclr: SimCLR's, and `optax.lars`'s: the learning rate before the momentum, so that past
-      gradients keep their old rate. Another optimiser wherever the rate changes.
+        gradients keep their old rate. Another optimiser wherever the rate changes.
     sgd: PyTorch's; it decays every parameter, biases and BatchNorm's scales too.
     adamw: decays matrices only.
+
+    Biases and BatchNorm's vectors learn at `vector_factor` times the rate, in parts whose rate is
+    `constant` too; parts that are `frozen` stay as they are.
+
+    Raises:
+        UserError: at `init`, of parts that the network does not have.
     """
 
     def rate(final_factor, factor=1.0):
         schedule_ = schedule(config, batch_size, steps_per_epoch, total_steps, final_factor)
         return optax.scale_by_learning_rate(lambda step: factor * schedule_(step))
 
+    peak = rate(1.0)
+
+    def constant(updates, state, params=None):
+        updates, state = peak.update(updates, state, params)
+        return jax.tree.map(lambda u: u if u.ndim > 1 else config.vector_factor * u, updates), state
+
     def parts(params):
-        for field in ('constant', 'frozen'):
-            if unknown := set(config[field]) - set(params):
-                raise UserError(
-                    f'config.optim.{field} names {", ".join(map(repr, sorted(unknown)))}; the parts of '
-                    f'this network are {", ".join(sorted(params))}'
-                )
+        check_parts(config, params)
         return {
             name: jax.tree.map(
                 lambda leaf: (
@@ -73,7 +87,7 @@ def create(config, batch_size: int, steps_per_epoch: int, total_steps: int) -> o
     learning_rate = optax.partition(
         {
             'matrix': rate(config.final_factor),
-            'constant': rate(1.0),
+            'constant': optax.GradientTransformation(peak.init, constant),
             'vector': rate(config.final_factor, config.vector_factor),
             'frozen': optax.set_to_zero(),
         },
@@ -89,3 +103,13 @@ def create(config, batch_size: int, steps_per_epoch: int, total_steps: int) -> o
         'adamw': (optax.scale_by_adam(), decay, learning_rate),
     }
     return optax.chain(*chains[config.name])
+
+
+def check_parts(config, params) -> None:
+    """Raises a UserError where `constant` or `frozen` names no part of the network with these params."""
+    for field in ('constant', 'frozen'):
+        if unknown := set(config[field]) - set(params):
+            raise UserError(
+                f'config.optim.{field} names {", ".join(map(repr, sorted(unknown)))}; the parts of '
+                f'this network are {", ".join(sorted(params))}'
+            )

@@ -1,100 +1,198 @@
 """The training loop, the only one: data, state, restore, then step, log, evaluate, save, stop."""
 
 import contextlib
-import importlib
-import math
+import dataclasses
 import pathlib
-import signal
+from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
-from mlvicx_jax import __version__, methods, optim, parallel
+from mlvicx_jax import __version__, durations, methods, optim, parallel, tasks
 from mlvicx_jax import state as states
 from mlvicx_jax.data import pipeline, resident
 from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.data.records import records_hash
+from mlvicx_jax.data.source import RadiographSet
+from mlvicx_jax.durations import Clock, Schedule
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import diagnostics
 from mlvicx_jax.files import write_json
-from mlvicx_jax.run import best as downstream
-from mlvicx_jax.run import folder as workdirs
-from mlvicx_jax.run import progress
+from mlvicx_jax.run import folder, progress
+from mlvicx_jax.run.best import Best, Evaluations
 from mlvicx_jax.run.checkpoints import Checkpoints
 from mlvicx_jax.run.goodput import Goodput
+from mlvicx_jax.run.guard import INTERRUPTED, PREEMPTED, NonFiniteGuard, StopRequest
 from mlvicx_jax.run.metrics import MetricLog, read_metrics
 from mlvicx_jax.run.watchdog import Watchdog
 from mlvicx_jax.step import make_train_step
+from mlvicx_jax.tasks.shared.base import BaseTask, about
 from mlvicx_jax.terminal import say
-from mlvicx_jax.weights.initial import initialise, proof
+from mlvicx_jax.weights import initial as weights
 
-PREEMPTED = 75  # exit code after SIGTERM: saved, run the same command again (sysexits' EX_TEMPFAIL)
-EVALUATIONS = {'pretrain': 'pretrain', 'classify': 'classify', 'segment': 'segment'}
+__all__ = 'INTERRUPTED', 'PREEMPTED', 'train'
+
+
+@dataclasses.dataclass
+class Start:
+    """What a start of a run begins with.
+
+    Attributes:
+        config: with the fields that follow from others.
+        state: initial, with the weights of `config.init`; the training goes on from `restored`.
+        restored: of the newest checkpoint; None where there is none.
+        proved: `weights.initial.proof` of the initial state.
+    """
+
+    config: Any
+    workdir: pathlib.Path
+    mesh: jax.sharding.Mesh
+    data: RadiographSet
+    method: Any
+    task: BaseTask
+    clock: Clock
+    optimizer: Any
+    state: states.TrainState
+    proved: dict | None
+    checkpoints: Checkpoints
+    best: Best
+    goodput: Goodput
+    restored: states.TrainState | None = None
+
+    @property
+    def step(self) -> int:
+        return 0 if self.restored is None else int(self.restored.step)
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier start has written the results of a run that is no longer than this one."""
+        done = self.task.solve or self.best.step or self.step >= self.clock.total_steps
+        return bool(done) and self.results.exists()
+
+    @property
+    def results(self) -> pathlib.Path:
+        return self.workdir / 'results.json'
 
 
 def train(config, workdir) -> int:
     """Runs `config` in `workdir`, from its newest checkpoint if it has one; returns the exit code.
 
-    0 when the last step is done, or validation has stopped to improve, `PREEMPTED` when SIGTERM
-    asked for a stop and the state is saved.
+    0 when the last step is done, or validation has stopped to improve; `PREEMPTED` when SIGTERM, and
+    `INTERRUPTED` when Ctrl-C, asked for a stop and the state is saved.
+
+    Raises:
+        UserError: whatever of the config, the data or the folder makes the run impossible, told before
+            anything is decoded or evaluated; a loss that is not finite; a disk that fails.
     """
     workdir = pathlib.Path(workdir)
     goodput = Goodput(workdir)
-    mesh = parallel.create_mesh(config.batch_size, config.eval.batch_size, config.accumulation)
-    method = methods.create(config)
-    parallel.agree(config=workdirs.identity(config), code=workdirs.code_hash())
-    workdirs.claim(workdir, config)
+    start = begin(config, workdir, goodput)
+    with contextlib.closing(start.checkpoints):
+        if start.finished:
+            if start.best.step:
+                start.checkpoints.only(start.best.step)
+            say(f'finished at step {start.step}; results in {start.results}')
+            return 0
+        if start.step:
+            say(f'resumed from {start.checkpoints.directory / str(start.step)}')
+        progress.announce(start.config, workdir, start.mesh, start.method, start.state, start.data, start.clock)
+        return solve(start) if start.task.solve else loop(start)
+
+
+def begin(config, workdir: pathlib.Path, goodput: Goodput) -> Start:
+    """Refuses what can not run: first what the config tells, then the data, then the folder."""
+    task_class = tasks.find(config)
+    config = task_class.settle(config)
+    if config.method.get('labels') == 0:
+        config.method.labels = _earlier_labels(workdir)
+    mesh = parallel.create_mesh(
+        config.eval.batch_size if task_class.solve else config.batch_size,
+        config.eval.batch_size,
+        config.accumulation,
+    )
+    check_network(config)
+    parallel.agree(config=folder.identity(config), code=folder.code_hash())
+    is_whole = config.method.get('labels') != 0  # a config.json has to say how many
+    if is_whole:
+        folder.claim(workdir, config)
     data = open_data(config)
-    split = data.splits['train']
     records = records_hash(data)
     parallel.agree(
         **{f'data set ({name})': part.hash for name, part in data.splits.items()},
         content_of_the_data_set=records,
     )
-    batch_size = fitting_batch(config, len(split))
+    config = task_class.settle_with(config, data)
+    method = methods.create(config)
+    task = task_class(config, workdir, method, data, mesh)
+    clock = durations.clock(config, task.batch_size(), len(data.splits['train']))
+    task.check(clock.steps_per_evaluation is not None)
+    if not is_whole:
+        folder.claim(workdir, config)
 
-    steps_per_epoch = max(1, len(split) // batch_size)
-    total_steps = config.total_steps or config.total_epochs * steps_per_epoch
-    evaluate_every = config.eval_every_steps or config.eval_every_epochs * steps_per_epoch
-    length = batch_size, steps_per_epoch, total_steps
-    optimizer = optim.create(config.optim, *length)
-    learning_rate = optim.schedule(config.optim, *length, config.optim.final_factor)
+    optimizer = optim.create(config.optim, clock.batch_size, clock.steps_per_epoch, clock.total_steps)
     state = states.create(method, optimizer, config.seed, parallel.replicated(mesh))
-    state = initialise(state, config.init, whole=config.task != 'pretrain')
-    proved = proof(state, config.init)
+    state = weights.initialise(state, config.init, whole=task.uses_labels)
     checkpoints = Checkpoints(
         workdir / 'checkpoints',
-        config.checkpoint.every_steps,
+        durations.steps(config.checkpoint, 'checkpoint', 'every', clock) or 0,
         config.checkpoint.keep_last,
-        config.checkpoint.keep_every,
-        split.hash,
+        durations.steps(config.checkpoint, 'checkpoint', 'keep_every', clock) or 0,
+        data.splits['train'].hash,
         records,
     )
-    progress.announce(config, workdir, mesh, method, state, data, total_steps)
-    pictures, with_pictures = resident.hold(split, config.data.resident, mesh, config.data.num_threads)
-
-    module = importlib.import_module(f'mlvicx_jax.tasks.{EVALUATIONS[config.task]}')
-    evaluation = module.Evaluation(config, workdir, method, data, mesh)
-    initial = evaluation.initial(state) if evaluate_every else {}
-    state = checkpoints.restore(state) or state
-    start_step = int(state.step)
-    goodput.resume(start_step)
-    if start_step:
-        say(f'resumed from {checkpoints.directory / str(start_step)}')
-    results = workdir / 'results.json'
-    best = downstream.Best(evaluation.monitor, config.early_stopping.patience)
-    best.resume(workdir, start_step)
+    patience = durations.steps(config.early_stopping, 'early_stopping', 'patience', clock)
+    best = Best(task.monitor, patience)
+    start = Start(
+        config, workdir, mesh, data, method, task, clock, optimizer, state,
+        weights.proof(state, config.init), checkpoints, best, goodput,
+    )  # fmt: skip
+    start.restored = checkpoints.restore(state)
+    goodput.resume(start.step)
+    best.resume(workdir, start.step)
     if best.step:
         checkpoints.pin(best.step)
-    chosen = bool(best.step) and results.exists()  # nothing is left but the best
+    return start
 
-    train_step = make_train_step(method, optimizer, mesh, config.seed, total_steps, config.accumulation)
-    levels = method.reference_levels(config.batch_size)
+
+def check_network(config) -> None:
+    """Raises a UserError for a method, a part of it or an `init` that is wrong whatever the data are."""
+    config = config.copy_and_resolve_references()
+    if config.method.get('labels') == 0:
+        config.method.labels = 1  # any number will do
+    method = methods.create(config)
+    if config.optim.constant or config.optim.frozen:
+        variables, _ = jax.eval_shape(method.init, jax.random.key(0))
+        optim.check_parts(config.optim, variables['params'])
+    if config.init:
+        weights.read(config.init)
+
+
+def _earlier_labels(workdir: pathlib.Path) -> int:
+    """The number of labels of the run that the folder holds; 0 where it holds none."""
+    if not (workdir / 'config.json').exists():
+        return 0
+    return folder.read_config(workdir).get('method', {}).get('labels', 0)
+
+
+def loop(start: Start) -> int:
+    """Trains step by step from the newest checkpoint to the end; returns the exit code."""
+    config, workdir, mesh, clock, checkpoints = (
+        start.config, start.workdir, start.mesh, start.clock, start.checkpoints
+    )  # fmt: skip
+    split, first, total = start.data.splits['train'], start.step, clock.total_steps
+    pictures, with_pictures = resident.hold(split, config.data.resident, mesh, config.data.num_threads)
+    evaluating = Schedule(clock.steps_per_evaluation, total)
+    initial = start.task.initial(start.state) if evaluating.every else {}
+    state = start.state if start.restored is None else start.restored
+    start.state = start.restored = None  # the step gives its state's memory away
+    learning_rate = optim.schedule(
+        config.optim, clock.batch_size, clock.steps_per_epoch, total, config.optim.final_factor
+    )
+    train_step = make_train_step(start.method, start.optimizer, mesh, config.seed, total, config.accumulation)
     stream = pipeline.train_batches(
         split,
-        batch_size,
+        clock.batch_size,
         config.seed,
-        start_step,
+        first,
         jax.process_index(),
         jax.process_count(),
         config.data.num_threads,
@@ -102,194 +200,114 @@ def train(config, workdir) -> int:
         config.data.prefetch,
         pictures,
     )
-    log = MetricLog(workdir, start_step)
-    if not start_step:
+    log = MetricLog(workdir, first)
+    if not first:
         log.write(0, initial)
-    stop = StopRequest()
     guard = NonFiniteGuard(workdir, config.max_skipped_steps)
-    meter = progress.Meter(batch_size, goodput)
-    watchdog = Watchdog(workdir, config.watchdog_seconds)
-    pending, numbers = None, None
-
-    def complete():
-        """Fetches the numbers of the step dispatched last, while the next may already run."""
-        nonlocal pending
-        if pending is None:
-            return
-        step, metrics, batch, due = pending
-        pending = None
-        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        meter.lap()
-        guard.check(step, metrics, split.image_ids[batch['record']])
-        if due:
-            timing = meter.window()
-            log.write(step, {f'train/{k}': v for k, v in (metrics | levels).items()} | timing)
-            say(progress.line(step, total_steps, metrics, timing))
-            goodput.write()
-
-    def evaluation_due(step):
-        return bool(evaluate_every) and (step % evaluate_every == 0 or step == total_steps)
-
-    def evaluate():
-        step = int(state.step)
-        with meter.pause('evaluation'):
-            found = evaluation.at(state, step)
-        log.write(step, found)
-        if best.found(step, found):
-            checkpoints.pin(step)
-        return found
-
-    goodput.spent('start')
-    with contextlib.closing(stream), contextlib.closing(log), contextlib.closing(checkpoints), watchdog:
-        if start_step and evaluation_due(start_step) and not was_evaluated(workdir, start_step):
-            numbers = evaluate()
-        for step in range(start_step + 1, total_steps + 1):
-            if chosen or best.waited_enough:
+    meter = progress.Meter(clock.batch_size, start.goodput)
+    numbers = progress.Steps(
+        Schedule(durations.steps(config, '', 'log_every', clock), total),
+        log, guard, meter, split.image_ids, start.method.reference_levels(clock.batch_size),
+    )  # fmt: skip
+    evaluations = Evaluations(start.task.at, evaluating, start.best, checkpoints, log, meter)
+    watchdog, stop = Watchdog(workdir, config.watchdog_seconds), StopRequest()
+    start.goodput.spent('start')
+    with contextlib.closing(stream), contextlib.closing(log), watchdog, stop:
+        evaluations.catch_up(workdir, state)
+        for step in range(first + 1, total + 1):
+            if start.best.waited_enough:
                 break
             with meter.waiting():
                 batch = next(stream)
-            arrays = with_pictures(
-                parallel.to_global({name: array for name, array in batch.items() if name != 'record'}, mesh)
-            )
+            records = batch.pop('record')
             watchdog.enter(step)
-            state, metrics, out = train_step(state, arrays)
-            last = step == total_steps
-            due = last or step % config.log_every_steps == 0
-            if due:
-                metrics |= diagnostics.embedding_statistics(out)
+            state, metrics, out = train_step(state, with_pictures(parallel.to_global(batch, mesh)))
+            if numbers.due(step):
+                embeddings = {name: out[key] for name, key in start.method.embeddings.items()}
+                metrics |= diagnostics.embedding_statistics(embeddings)
                 metrics['learning_rate'] = learning_rate(step - 1)
-            complete()
-            pending = step, metrics, batch, due
+            numbers.dispatched(step, metrics, records)
 
-            stopping = stop.requested(step)
+            last, stopping = step == total, stop.requested(step)
             saving = last or stopping or checkpoints.due(step)
-            # One that SIGTERM leaves no time for is made when the run goes on.
-            evaluating = evaluation_due(step) and (last or not stopping)
-            if saving or evaluating:
-                complete()
-            if evaluating:
-                numbers = evaluate()
-                saving |= best.step == step
-            # What a divergence began with is no state to go back to.
+            # After a request to stop there is no time to evaluate; the resumed run does it.
+            evaluate = evaluations.due(step) and (last or not stopping)
+            if saving or evaluate:
+                numbers.complete()
+            if evaluate:
+                saving |= evaluations.run(state)
+            # A skipped step may begin a divergence: nobody wants to go back to it.
             if saving and (last or not guard.skipping):
                 with meter.pause('checkpoint'):
                     checkpoints.save(state)
-                goodput.saved(step)
+                start.goodput.saved(step)
             if stopping and not last:
                 checkpoints.wait()
-                saved = checkpoints.newest()
-                say(f'stopped by SIGTERM; step {saved} is saved, run the same command to go on')
-                return PREEMPTED
+                return stop.stopped(checkpoints.newest())
         with meter.pause('checkpoint'):
             checkpoints.wait()
-        if start_step < int(state.step) or not results.exists():
-            if best.step:
-                state, numbers = checkpoints.restore(state, best.step), best.numbers
-                if state.step != best.step:
-                    raise UserError(
-                        f'{checkpoints.directory / str(best.step)}, the best on validation, '
-                        'is damaged; restore a copy, or give a new --workdir'
-                    )
-                say(f'best on validation: step {best.step}, {best}')
-            elif evaluate_every and numbers is None:
-                numbers = evaluate()
-            with meter.pause('evaluation'):
-                found = evaluation.results(state, numbers or {}, initial)
-            goodput.write()
-            goodput.tell()
-            if jax.process_index() == 0:
-                newest = [line for line in read_metrics(workdir) if 'train/loss' in line][-1]
-                write_json(
-                    results, about(config, state, newest, meter, data, proved) | found | goodput.shares()
-                )
-        if best.step:
-            checkpoints.only(best.step)
-    say(f'finished at step {int(state.step)}; results in {results}')
+        finish(start, state, evaluations, meter, numbers.newest, initial)
     return 0
 
 
-def was_evaluated(workdir, step: int) -> bool:
-    """Whether metrics.jsonl has a line of this step's evaluation, beside that of its training."""
-    return any(line['step'] == step and 'train/loss' not in line for line in read_metrics(workdir))
+def finish(start: Start, state, evaluations: Evaluations, meter, newest: dict, initial: dict) -> None:
+    """Writes the results of the best state, where there is one, or else of the last."""
+    best, checkpoints = start.best, start.checkpoints
+    if best.step:
+        state = checkpoints.restore(state, best.step)
+        if state.step != best.step:
+            raise UserError(
+                f'{checkpoints.directory / str(best.step)}, the best on validation, '
+                'is damaged; restore a copy, or give a new --workdir'
+            )
+        say(f'best on validation: step {best.step}, {best}')
+    elif not evaluations.numbers and evaluations.due(int(state.step)):
+        evaluations.run(state)
+    with meter.pause('evaluation'):
+        found = start.task.results(state, best.numbers or evaluations.numbers, initial)
+    logged = [line for line in read_metrics(start.workdir) if 'train/loss' in line]
+    newest = logged[-1] if logged else newest
+    trained = {name: value for name, value in newest.items() if name.startswith('train/')}
+    speed = meter.images_per_second() or newest.get('time/images_per_second')
+    write_results(start, state, trained | {'images_per_second': speed} | found)
+    if best.step:
+        checkpoints.only(best.step)
 
 
-def fitting_batch(config, images: int) -> int:
-    """The batch size; of a downstream run with fewer images what these allow."""
-    parts = jax.device_count() * config.accumulation
-    if config.task == 'pretrain' or config.batch_size <= images:
-        return config.batch_size
-    if images < parts:
-        raise UserError(
-            f'config.data.labelled.share={config.data.labelled.share} leaves {images} '
-            f'images for {parts} devices; take a larger share or fewer devices'
+def solve(start: Start) -> int:
+    """Lets a task that does not train step by step find its state; returns the exit code 0."""
+    start.goodput.spent('start')
+    with contextlib.closing(MetricLog(start.workdir, 0)) as log:
+        state, numbers = start.task.solve(start.state, log)
+    start.goodput.spent('training')
+    start.checkpoints.save(state)
+    start.checkpoints.wait()
+    start.goodput.spent('checkpoint')
+    found = start.task.results(state, numbers, {})
+    start.goodput.spent('evaluation')
+    write_results(start, state, found)
+    start.checkpoints.only(int(state.step))
+    return 0
+
+
+def write_results(start: Start, state, found: dict) -> None:
+    """Writes results.json, from process 0: what every run says, and what was found."""
+    start.goodput.write()
+    start.goodput.tell()
+    config, data = start.config, start.data
+    if jax.process_index() == 0:
+        write_json(
+            start.results,
+            (about(config, data, start.proved) if start.task.uses_labels else {})
+            | {
+                'task': config.task,
+                'step': int(state.step),
+                'label_names': list(data.label_names),
+                'data/train_hash': data.splits['train'].hash,
+                'device': parallel.device_name(),
+                'version': __version__,
+            }
+            | found
+            | start.goodput.shares(),
         )
-    size = images // parts * parts
-    say(f'config.batch_size is {config.batch_size}; the {images} labelled images make it {size}')
-    return size
-
-
-class NonFiniteGuard:
-    """Reports the steps that the training step skipped, and ends a run that does little else."""
-
-    def __init__(self, workdir, most: int):
-        self._path = pathlib.Path(workdir) / f'not_finite_process{jax.process_index()}.json'
-        self._most = most
-        self._reports = []
-        self.skipping = False
-
-    def check(self, step, metrics, image_ids) -> None:
-        """Raises a UserError at the last of `most` steps in a row that were not finite."""
-        self.skipping = metrics['skipped'] > 0
-        if not self.skipping:
-            return
-        bad = next(name for name in ('loss', 'gradient_norm') if not math.isfinite(metrics[name]))
-        self._reports.append(
-            {'step': step, 'metrics': {k: str(v) for k, v in metrics.items()}, 'image_ids': image_ids.tolist()}
-        )
-        write_json(self._path, self._reports)
-        what = (
-            f'{bad} is {metrics[bad]} at step {step}; images {", ".join(image_ids[:3])} ... '
-            f'(all in {self._path})'
-        )
-        if metrics['skipped'] < self._most:
-            say(f'{what}; this step is skipped')
-            return
-        raise UserError(
-            f'{what}, as in the {self._most - 1} steps before it. Lower config.optim.learning_rate or '
-            'look at these images, then run the same command: it goes on from the last checkpoint'
-        )
-
-
-def about(config, state, metrics, meter, data, proved) -> dict:
-    """What every results.json has: the last training numbers, and what they were made on."""
-    made_of = {} if config.task == 'pretrain' else downstream.about(config, data, proved)
-    return (
-        made_of
-        | {name: value for name, value in metrics.items() if name.startswith('train/')}
-        | {
-            'task': config.task,
-            'step': int(state.step),
-            'label_names': list(data.label_names),
-            'images_per_second': meter.images_per_second() or metrics.get('time/images_per_second'),
-            'data/train_hash': data.splits['train'].hash,
-            'device': parallel.device_name(),
-            'version': __version__,
-        }
-    )
-
-
-class StopRequest:
-    """Whether SIGTERM has asked this run, on any of its processes, to save and stop."""
-
-    def __init__(self):
-        self._received = False
-        if jax.process_count() == 1:  # with several, jax's preemption service listens and agrees
-            signal.signal(signal.SIGTERM, self._receive)
-
-    def _receive(self, signum, frame):
-        self._received = True
-
-    def requested(self, step: int) -> bool:
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._received
+    say(f'finished at step {int(state.step)}; results in {start.results}')

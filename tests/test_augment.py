@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from mlvicx_jax.data import augment
-from mlvicx_jax.data.preview import write_preview
+from mlvicx_jax.preview import write_preview
 from mlvicx_jax.errors import UserError
 
 IDENTITY = augment.Recipe(area=(1, 1), aspect=(1, 1), flip=0, jitter_probability=0, blur_probability=0)

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from configs import base
 from mlvicx_jax import methods, optim, parallel
 from mlvicx_jax import state as states
 from mlvicx_jax.data import pipeline
@@ -19,7 +20,7 @@ from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.run.checkpoints import Checkpoints
 from mlvicx_jax.step import make_train_step
 
-# What is smaller here than in the method's own recipe.
+# Narrower than in the method's own recipe; one that is not here is as small as its recipe can be.
 METHOD = {
     'mlvicx': dict(widths=(16, 16, 16)),
     'vicreg': dict(widths=(16, 16, 16)),
@@ -38,13 +39,16 @@ METHOD = {
 
 def get_config(argument=''):
     """The recipe that `argument` names, a method's or one of MLVICX's, on a few phantoms, narrow."""
-    name = argument if argument in METHOD else 'mlvicx'
+    name = argument if argument in base.methods() else 'mlvicx'
     recipe = importlib.import_module(f'configs.{name}')
     config = recipe.get_config(argument) if name == 'mlvicx' else recipe.get_config()
-    config.method.update(METHOD[name])
+    if name in METHOD:
+        config.method.update(METHOD[name])
+    else:
+        getattr(recipe, 'small', base.small)(config)
     config.seed = 2  # not 0, the seed of the evaluation's own batches
     config.batch_size = 16
-    config.total_steps = 12
+    base.duration(config, 'total', steps=12)
     config.data.name = 'phantom_cxr'
     config.data.options.patients = 25
     config.data.stored_size = 96
@@ -53,7 +57,7 @@ def get_config(argument=''):
     config.model.width = 4
     config.optim.update(learning_rate=1e-3, scale_with_batch=False)
     config.log_every_steps = 1
-    config.eval_every_steps = 0
+    base.duration(config, 'eval_every')
     config.eval.update(split='test', batch_size=8)
     config.checkpoint.update(every_steps=6, keep_last=3)
     return config

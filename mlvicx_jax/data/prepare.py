@@ -15,7 +15,8 @@ import pathlib
 import pickle
 import pkgutil
 import shutil
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -143,34 +144,55 @@ def _make(
     os.rename(aside, place)
 
 
-def _builder(name: str, data_dir: pathlib.Path, options: Mapping[str, Any]):
+def option_default(name: str, option: str) -> Any:
+    """The value of an option of a set's builder that is not given; its type is the option's.
+
+    Raises:
+        UserError: there is no such data set, or it has no such option.
+    """
+    return _defaults(_module(name).Config, name, [option])[option]
+
+
+def check_options(name: str, options: Mapping[str, Any]):
+    """The `Config` that a set's builder makes of options.
+
+    Raises:
+        UserError: there is no such data set or option, or a value that it does not take.
+    """
+    config_class = _module(name).Config
+    for key, default in _defaults(config_class, name, options).items():
+        value, kind = options[key], type(default)
+        if type(value) is not kind and (kind, type(value)) != (float, int):
+            raise UserError(f'{name}: option {key} is {value!r}, expected {kind.__name__}')
+    return config_class(**options)
+
+
+def _module(name: str) -> types.ModuleType:
     available = [m.name for m in pkgutil.iter_modules(mlvicx_jax_datasets.__path__) if m.ispkg]
     if name not in available:
         raise UserError(f'dataset {name!r} does not exist; available: {", ".join(available)}')
-    module = importlib.import_module(f'mlvicx_jax_datasets.{name}.{name}_dataset_builder')
-    kinds = _options(module.Config)
-    for key, value in options.items():
-        if key not in kinds:
-            raise UserError(f'{name} has no option {key!r}; available: {", ".join(kinds)}')
-        if type(value) is not kinds[key] and (kinds[key], type(value)) != (float, int):
-            raise UserError(f'{name}: option {key} is {value!r}, expected {kinds[key].__name__}')
-    config = module.Config(**options)
+    return importlib.import_module(f'mlvicx_jax_datasets.{name}.{name}_dataset_builder')
+
+
+def _defaults(config_class: type, name: str, options: Iterable[str]) -> dict[str, Any]:
+    """The defaults of the fields `options` that a set's Config adds to TFDS's."""
+    general = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
+    known = {field.name: field.default for field in dataclasses.fields(config_class)}
+    known = {field: default for field, default in known.items() if field not in general}
+    for option in options:
+        if option not in known:
+            raise UserError(f'{name} has no option {option!r}; available: {", ".join(known)}')
+    return {option: known[option] for option in options}
+
+
+def _builder(name: str, data_dir: pathlib.Path, options: Mapping[str, Any]):
+    module, config = _module(name), check_options(name, options)
     config = module.Builder.builder_configs.get(config.name, config)  # TFDS wants its own object
     with _readable_errors(data_dir):
         builder = module.Builder(data_dir=data_dir, config=config, file_format='array_record')
         if builder.data_path.exists() and not builder.info.splits:  # it appeared just now
             builder = module.Builder(data_dir=data_dir, config=config, file_format='array_record')
         return builder
-
-
-def _options(config_class: type) -> dict[str, type]:
-    """The fields that a set's Config adds to TFDS's, with their types."""
-    general = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
-    return {
-        field.name: type(field.default)
-        for field in dataclasses.fields(config_class)
-        if field.name not in general
-    }
 
 
 def _is_whole(builder: tfds.core.DatasetBuilder) -> bool:

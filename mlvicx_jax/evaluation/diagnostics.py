@@ -41,11 +41,9 @@ def rankme(z: Array) -> Array:
 
 
 @jax.jit
-def embedding_statistics(out: dict[str, Array]) -> dict[str, Array]:
-    """`std/<name>` and `rankme/<name>` of each first view's embeddings, `<name>_1` in `out`."""
+def embedding_statistics(embeddings: dict[str, Array]) -> dict[str, Array]:
+    """`std/<name>` and `rankme/<name>` of embeddings {name: [b, r]} of the global batch."""
     found = {}
-    for key, z in out.items():
-        if key.endswith('_1'):
-            name = key.removesuffix('_1')
-            found |= {f'std/{name}': feature_std(z), f'rankme/{name}': rankme(z)}
+    for name, z in embeddings.items():
+        found |= {f'std/{name}': feature_std(z), f'rankme/{name}': rankme(z)}
     return found

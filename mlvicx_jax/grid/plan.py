@@ -13,9 +13,9 @@ import shlex
 
 from absl import flags
 from flax import traverse_util
-from ml_collections import config_flags
 
 from mlvicx_jax import config as configs
+from mlvicx_jax import tasks
 from mlvicx_jax.errors import UserError, first_line
 from mlvicx_jax.grid.cell import Cell
 from mlvicx_jax.run import folder as workdirs
@@ -80,8 +80,8 @@ def check(config) -> None:
         (
             'grid.protocols',
             grid.protocols,
-            _each_once(grid.protocols) and set(grid.protocols) <= set(configs.PROTOCOLS),
-            f'some of {", ".join(configs.PROTOCOLS)}, each once',
+            _each_once(grid.protocols) and set(grid.protocols) <= set(tasks.protocols()),
+            f'some of {", ".join(tasks.protocols())}, each once',
         ),
         (
             'grid.fractions',
@@ -231,10 +231,11 @@ def _task(recipe: str, name: str) -> str:
 def _parse(words: list[str]) -> dict:
     """The config that main.py makes of a command line, as its config.json has it."""
     values, words = flags.FlagValues(), ['main.py', *words]
-    holder = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=words)
+    configs.define(values, words)
     try:
         values(words)
-        found = values[holder.name].value
+        configs.keep_given(values['config'])
+        found = values['config'].value
         configs.check(found)
         return json.loads(found.to_json_best_effort())
     except UserError as error:

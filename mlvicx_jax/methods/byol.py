@@ -57,6 +57,10 @@ class Method(BaseMethod):
             }
         }
 
+    @property
+    def embeddings(self):
+        return {name: f'{name}_1' for name in ('embedding', 'prediction', 'target')}
+
     def forward(self, variables, method_state, views, key):
         views, target = (views['first'], views['second']), method_state['target']
         passes, stats = self.embed(self.network, variables, *views)

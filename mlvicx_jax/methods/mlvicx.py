@@ -81,6 +81,10 @@ class Method(VarianceCovariance):
             self.encoder, tuple(self.head_weights), self.aggregation, tuple(self.widths), self.last_norm
         )
 
+    @property
+    def embeddings(self):
+        return {head: f'{head}_1' for head in self.head_weights}
+
     def forward(self, variables, method_state, views, key):
         passes, stats = self.embed(self.network, variables, views['first'], views['second'])
         out = {

@@ -152,6 +152,10 @@ class Method(MomentumContrast):
             }
         return views
 
+    @property
+    def embeddings(self):
+        return {name: f'{name}_1' for name in ('embedding', 'mixed')}
+
     def forward(self, variables, method_state, views, key):
         shuffle_key, partner_key, ratio_key = jax.random.split(key, 3)
         partners = rows.permutation(partner_key, len(views['first']))

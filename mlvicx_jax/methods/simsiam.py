@@ -31,6 +31,10 @@ class Method(BaseMethod):
             self.encoder, self.mlp(self.projector, last_norm='plain'), self.mlp(self.predictor, bias=True)
         )
 
+    @property
+    def embeddings(self):
+        return {name: f'{name}_1' for name in ('embedding', 'prediction')}
+
     def forward(self, variables, method_state, views, key):
         passes, stats = self.embed(self.network, variables, views['first'], views['second'])
         out = {}

@@ -49,6 +49,9 @@ LATER = {
     'data.labelled.stratified': False,
     'data.labelled.by_patient': False,
     'optim.frozen': [],
+    'optim.warmup_steps': None,
+    'optim.warmup_examples': None,
+    'optim.warmup_percent': None,
     'data.resident': 'none',
 }
 

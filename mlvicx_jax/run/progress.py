@@ -6,17 +6,21 @@ import time
 import jax
 from clu import parameter_overview
 
-from mlvicx_jax import __version__, parallel
+from mlvicx_jax import __version__, optim, parallel
+from mlvicx_jax.durations import Clock, Schedule
 from mlvicx_jax.run.goodput import Goodput
+from mlvicx_jax.run.guard import NonFiniteGuard
+from mlvicx_jax.run.metrics import MetricLog
 from mlvicx_jax.terminal import duration, say
 
 
-def announce(config, workdir, mesh, method, state, data, total_steps) -> None:
+def announce(config, workdir, mesh, method, state, data, clock: Clock) -> None:
     """Prints what is about to run, before anything is compiled."""
     say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     split = data.splits['train']
-    epochs = total_steps * config.batch_size / len(split)
-    levels = method.reference_levels(config.batch_size)
+    epochs = clock.total_steps * clock.batch_size / len(split)
+    levels = method.reference_levels(clock.batch_size)
+    warmup, asked = optim.warmup_steps(config.optim, clock)
     rows = {
         'mlvicx_jax': f'{__version__}, jax {jax.__version__}',
         'devices': f'{parallel.device_name()}, {jax.process_count()} process(es), mesh {dict(mesh.shape)}',
@@ -28,7 +32,10 @@ def announce(config, workdir, mesh, method, state, data, total_steps) -> None:
         ),
         'train split': f'sha256 {split.hash[:16]} (image ids)',
         **{f'note {i}': note for i, note in enumerate(data.metadata.get('notes', ()), 1)},
-        'steps': f'{total_steps} of {config.batch_size} images = {epochs:.1f} epochs',
+        'steps': f'{clock.total_steps} of {clock.batch_size} images = {epochs:.1f} epochs',
+        **(
+            {'warm-up': f'{warmup} steps, a tenth of the run; the config has {asked}'} if warmup < asked else {}
+        ),
         'workdir': str(workdir),
     }
     if levels:
@@ -104,6 +111,10 @@ class Meter:
             say(f'first step after {duration(seconds)} (compilation included)')
             self._compiled = True
 
+    def keep(self) -> None:
+        """Writes the counts of `goodput` to disk."""
+        self._goodput.write()
+
     def window(self) -> dict[str, float]:
         """Means over the steps since the last call; empty for the first step of a run alone."""
         steps, seconds, wait = (a - b for a, b in zip((self._steps, self._seconds, self._wait), self._window))
@@ -121,3 +132,50 @@ class Meter:
     def images_per_second(self) -> float | None:
         """Over the whole run; a pair of views counts as one image. None before the second step."""
         return self._steps * self._batch_size / self._seconds if self._steps else None
+
+
+class Steps:
+    """The numbers of the training steps: fetched one step late, checked, and logged when they are due.
+
+    A device works at the next step while the numbers of the last one are fetched.
+
+    Args:
+        image_ids: of the training split.
+        constants: numbers that are logged with those of each step.
+    """
+
+    def __init__(
+        self, schedule: Schedule, log: MetricLog, guard: NonFiniteGuard, meter: Meter, image_ids, constants
+    ):
+        self._schedule, self._log, self._guard, self._meter = schedule, log, guard, meter
+        self._image_ids, self._constants = image_ids, constants
+        self._pending = None
+        self.newest = {}
+
+    def due(self, step: int) -> bool:
+        """Whether the numbers of this step are logged; those of the last step always are."""
+        return self._schedule.due(step) or step == self._schedule.total_steps
+
+    def dispatched(self, step: int, metrics, records) -> None:
+        """Step `step` on the images `records` is on its way: completes the one before."""
+        self.complete()
+        self._pending = step, metrics, records
+
+    def complete(self) -> None:
+        """Waits for the numbers of the step dispatched last.
+
+        Raises:
+            UserError: see `NonFiniteGuard.check`.
+        """
+        if self._pending is None:
+            return
+        (step, metrics, records), self._pending = self._pending, None
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._meter.lap()
+        self._guard.check(step, metrics, self._image_ids[records])
+        self.newest = {f'train/{name}': value for name, value in (metrics | self._constants).items()}
+        if self.due(step):
+            timing = self._meter.window()
+            self._log.write(step, self.newest | timing)
+            say(line(step, self._schedule.total_steps, metrics, timing))
+            self._meter.keep()

@@ -9,44 +9,49 @@ from scipy.special import expit
 
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import frozen, metrics
+from mlvicx_jax.evaluation.linear_layer import known_labels
 from mlvicx_jax.evaluation.statistics import bootstrap, percentile_interval
 from mlvicx_jax.files import write_arrays
+from mlvicx_jax.tasks.shared.base import Downstream
 from mlvicx_jax.terminal import say
 
 
-class Evaluation:
+class Task(Downstream):
     """Mean AUROC over the findings of the validation split; at the end everything of the test split."""
 
+    name = 'classify'
+    protocols = ('finetune',)
     monitor = 'validation/auroc'
 
-    def __init__(self, config, workdir, method, data, mesh):
-        check_labels(method, data)
-        self._config, self._workdir, self._network = config, workdir, method.network
-        self._data, self._mesh = data, mesh
-
-    def initial(self, state) -> dict[str, float]:
-        """Nothing: an untrained classifier has no worth."""
-        return {}
+    def check(self, evaluates):
+        """Refuses, beside what all tasks do, a validation split that can choose no step."""
+        super().check(evaluates)
+        if evaluates:
+            check_validation(self._data)
 
     def at(self, state, step: int) -> dict[str, float]:
         """`validation/auroc`, and of each label."""
         scores = self._probabilities(state, 'validation')
-        found = validation_numbers(self._data.splits['validation'].labels, scores, self._data.label_names)
+        found = self._validation_numbers(scores)
         say(f'step {step}  validation AUROC {found[self.monitor]:.4f} (mean over the findings)')
         return found
 
     def results(self, state, numbers, initial) -> dict:
         """The test numbers, and `predictions.npz` beside them."""
         scores = {split: {'classifier': self._probabilities(state, split)} for split in ('validation', 'test')}
+        numbers = numbers or self._validation_numbers(scores['validation']['classifier'])
         return report(self._workdir, self._data, scores) | {
             'primary': 'classifier',
             self.monitor: numbers[self.monitor],
         }
 
+    def _validation_numbers(self, scores):
+        return validation_numbers(self._data.splits['validation'].labels, scores, self._data.label_names)
+
     def _probabilities(self, state, split):
         scores = expit(
             frozen.extract(
-                self._network,
+                self._method.network,
                 {'params': state.params, 'batch_stats': state.batch_stats},
                 self._data.splits[split],
                 self._config.data.image_size,
@@ -58,26 +63,25 @@ class Evaluation:
         return np.where(known_labels(self._data.splits['train'].labels), scores, np.nan)
 
 
-def check_labels(method, data) -> None:
-    """Raises a UserError where the classifier has another number of labels than the data."""
-    found = len(data.label_names)
-    if method.labels != found:
+def check_validation(data) -> None:
+    """Raises a UserError where no finding has an AUROC on validation images, so that no step is the best."""
+    both = known_labels(data.splits['train'].labels) & known_labels(data.splits['validation'].labels)
+    if not any(both[i] for i in _findings(data.label_names)):
         raise UserError(
-            f'config.method.labels is {method.labels}, but {data.name} is asked for '
-            f'{found} labels; give --config.method.labels={found}'
+            f'{data.name}: no finding is both present and absent in training and in validation images, so there '
+            'is no validation AUROC to choose a step by; give a larger config.data.validation_fraction or '
+            'config.data.labelled.share, or --config.eval_every_steps=0'
         )
 
 
-def known_labels(labels: np.ndarray) -> np.ndarray:
-    """Bool [k]: which labels have both classes in training [n, k]; the others get no score."""
-    return labels.min(0) != labels.max(0)
+def _findings(names) -> list[int]:
+    return [i for i, name in enumerate(names) if name != metrics.NO_FINDING]
 
 
 def validation_numbers(labels, scores, names) -> dict[str, float]:
     """`validation/auroc`, its mean over the findings, and `validation/auroc/<label>`."""
     per_class = metrics.auroc(labels, scores)
-    findings = [i for i, name in enumerate(names) if name != metrics.NO_FINDING]
-    return {'validation/auroc': metrics.mean_auroc(per_class[findings])[0]} | {
+    return {'validation/auroc': metrics.mean_auroc(per_class[_findings(names)])[0]} | {
         f'validation/auroc/{name}': float(value) for name, value in zip(names, per_class)
     }
 

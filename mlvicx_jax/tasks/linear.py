@@ -1,91 +1,69 @@
-"""The frozen protocol: features once, kept on disk, then a linear layer; beside it two probes.
+"""The frozen protocol of classification: features once, kept on disk, then a linear layer; beside it two probes.
 
 The encoder is in evaluation mode and nothing in it changes. The linear layer ends as the classifier
 of `methods/supervised.py`, in a checkpoint like that of a fine-tuned run: prediction, heatmaps and
 export read both.
 """
 
-import contextlib
 import hashlib
-import itertools
 import json
 import pathlib
 import zipfile
 import zlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from scipy.special import expit
 
-from mlvicx_jax import __version__, methods, optim, parallel
-from mlvicx_jax import state as states
+from mlvicx_jax import durations
 from mlvicx_jax.data import opening
+from mlvicx_jax.data.records import records_hash
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import frozen
+from mlvicx_jax.evaluation import frozen, linear_layer
 from mlvicx_jax.evaluation.probe import knn, linear_probe
-from mlvicx_jax.files import write_arrays, write_json
-from mlvicx_jax.run import best as downstream
-from mlvicx_jax.run import folder as workdirs
-from mlvicx_jax.run.checkpoints import Checkpoints
-from mlvicx_jax.run.metrics import MetricLog
-from mlvicx_jax.tasks import classify as classification
+from mlvicx_jax.files import write_arrays
+from mlvicx_jax.run.best import Best
+from mlvicx_jax.tasks import classify
+from mlvicx_jax.tasks.shared.base import Downstream
 from mlvicx_jax.terminal import say
 from mlvicx_jax.weights import tensors as weights
-from mlvicx_jax.weights.initial import initialise, proof
 
 
-def run(config, workdir) -> int:
-    """Runs the frozen protocol of `config` in `workdir`; returns the exit code 0.
+class Task(Downstream):
+    """The linear layer as it was when its validation AUROC was best; at the end all heads on the test split.
 
     What a kill leaves is features, which the next start finds; the rest takes seconds.
     """
-    workdir = pathlib.Path(workdir)
-    results = workdir / 'results.json'
-    mesh = parallel.create_mesh(config.eval.batch_size)
-    method = methods.create(config)
-    parallel.agree(config=workdirs.identity(config), code=workdirs.code_hash())
-    workdirs.claim(workdir, config)
-    if results.exists():
-        say(f'finished; results in {results}')
-        return 0
-    full = opening.open_set(config)
-    data = opening.asked(config, full)
-    classification.check_labels(method, data)
-    splits = data.splits
-    optimizer = optim.create(config.optim, config.batch_size, 1, 1)
-    state = states.create(method, optimizer, config.seed, parallel.replicated(mesh))
-    state = initialise(state, config.init, whole=True)
-    proved = proof(state, config.init)
 
-    x = features(config, method.encoder, state.encoder, full, splits, mesh)
-    log = MetricLog(workdir, 0)
-    with contextlib.closing(log):
-        layer, step, validation, scores = heads(config, x, splits, data.label_names, log)
-    found = classification.report(workdir, data, scores)
-    state = state.replace(
-        step=jnp.int32(step), params=state.params | {'classifier': jax.tree.map(jnp.asarray, layer)}
-    )
-    with contextlib.closing(Checkpoints(workdir / 'checkpoints', 0, 1, 0, splits['train'].hash)) as checkpoints:
-        checkpoints.save(state)
-        checkpoints.wait()
-    if jax.process_index() == 0:
-        write_json(
-            results,
-            downstream.about(config, data, proved)
-            | found
-            | {
-                'task': config.task,
-                'step': step,
-                'primary': 'linear',
-                'validation/auroc': validation,
-                'device': parallel.device_name(),
-                'version': __version__,
-            },
-        )
-    say(f'finished at step {step}; results in {results}')
-    return 0
+    name = 'classify'
+    protocols = ('frozen',)
+    monitor = classify.Task.monitor
+
+    def check(self, evaluates):
+        super().check(evaluates)
+        if evaluates:
+            classify.check_validation(self._data)
+
+    def batch_size(self) -> int:
+        """`config.batch_size`, or all training images; one device fits the layer."""
+        return min(self._config.batch_size, len(self._data.splits['train']))
+
+    def solve(self, state, log):
+        """The state with the fitted classifier and the step it is of, and that step's validation numbers."""
+        data = self._data
+        full = opening.open_set(self._config)
+        x = features(self._config, self._method.encoder, state.encoder, full, data.splits, self._mesh)
+        layer, numbers, self._scores = heads(self._config, x, data.splits, data.label_names, log)
+        classifier = {'kernel': jnp.asarray(layer.kernel), 'bias': jnp.asarray(layer.bias)}
+        state = state.replace(step=jnp.int32(layer.step), params=state.params | {'classifier': classifier})
+        return state, numbers
+
+    def results(self, state, numbers, initial) -> dict:
+        """The test numbers of every head, and `predictions.npz` beside them."""
+        return classify.report(self._workdir, self._data, self._scores) | {
+            'primary': 'linear',
+            self.monitor: numbers[self.monitor],
+        }
 
 
 def features(config, encoder, variables, full, splits, mesh) -> dict[str, np.ndarray]:
@@ -93,7 +71,7 @@ def features(config, encoder, variables, full, splits, mesh) -> dict[str, np.nda
 
     They are computed for all images of the set's split, whatever part of it is asked for, so that
     the other fractions, seeds and questions find theirs. The file's name is the hash of what made
-    them: weights, architecture, size of the images, and which images.
+    them: weights, architecture, size of the images, the records that hold the images, and which of them.
 
     Args:
         full: the data set of whose splits `splits` are the parts of the same names.
@@ -101,7 +79,7 @@ def features(config, encoder, variables, full, splits, mesh) -> dict[str, np.nda
     made_of = {
         'weights': weights.digest(variables),
         'encoder': repr(encoder),
-        'set': str(full.folder.resolve()),
+        'records': records_hash(full),
         'size': config.data.image_size,
     }
     result = {}
@@ -142,100 +120,52 @@ def heads(config, x, splits, names, log):
         log: see `fit`.
 
     Returns:
-        What `fit` returns, and {'validation' | 'test': {head: probabilities [n, k]}}.
+        What `fit` returns, and {'validation' | 'test': {head: probabilities [n, k]}}, NaN for a label of
+        which training has one class alone.
     """
     y = {name: split.labels for name, split in splits.items()}
-    layer, step, validation = fit(config, x, y, names, log)
+    layer, numbers = fit(config, x, y, names, log)
     judged = np.concatenate([x['validation'], x['test']])
+    known = linear_layer.known_labels(y['train'])
     scores = {
-        'linear': expit(judged @ layer['kernel'] + layer['bias']),
+        'linear': layer.probabilities(judged),
         'lbfgs': _lbfgs(x['train'], y['train'], splits['train'].patient_ids, judged),
         'knn': knn(x['train'], y['train'], judged),
     }
+    scores = {head: np.where(known, found, np.nan) for head, found in scores.items()}
     of_split = lambda part: {head: array[part] for head, array in scores.items()}
     border = len(x['validation'])
-    return (
-        layer,
-        step,
-        validation,
-        {'validation': of_split(slice(border)), 'test': of_split(slice(border, None))},
-    )
+    return layer, numbers, {'validation': of_split(slice(border)), 'test': of_split(slice(border, None))}
 
 
-def fit(config, x, y, names, log) -> tuple[dict[str, np.ndarray], int, float]:
-    """The linear layer, from zeros, as it was when its validation AUROC was best.
+def fit(config, x, y, names, log) -> tuple[linear_layer.Fitted, dict[str, float]]:
+    """The linear layer as it was when its validation AUROC was best, or the last without evaluations.
 
-    A sigmoid and a binary cross-entropy for each label, by `config.optim` in batches of
-    `config.batch_size`, on features standardised by the training part (the same family of layers,
-    better conditioned; the scaling is folded into the weights). Length, evaluations and early
-    stopping are those of a training run. Test features are not read.
+    By `config.optim` in batches of `config.batch_size`. Length, evaluations and early stopping are those
+    of a training run. Test features are not read.
 
     Args:
         x, y: {split: features [n, d]}, {split: labels [n, k]}; of 'train' and 'validation'.
         log: takes the loss and the validation numbers of each evaluation.
 
     Returns:
-        {'kernel' [d, k], 'bias' [k]} for features as they are, float32, the step it is of, and its
-        validation AUROC.
+        The layer, and its validation numbers.
     """
-    batch = min(config.batch_size, len(x['train']))
-    steps_per_epoch = len(x['train']) // batch
-    total_steps = config.total_steps or config.total_epochs * steps_per_epoch
-    every = config.eval_every_steps or config.eval_every_epochs * steps_per_epoch
-    optimizer = optim.create(config.optim, batch, steps_per_epoch, total_steps)
-    mean, std = x['train'].mean(0), x['train'].std(0)
-    scale = np.where(std > 1e-6 * np.abs(mean), 1 / np.maximum(std, 1e-12), 0).astype(np.float32)
-    inputs, labels = jnp.asarray((x['train'] - mean) * scale), jnp.asarray(y['train'], jnp.float32)
-
-    def loss(params, rows):
-        layer = params['classifier']
-        logits = inputs[rows] @ layer['kernel'] + layer['bias']
-        return optax.sigmoid_binary_cross_entropy(logits, labels[rows]).mean()
-
-    @jax.jit
-    def train_steps(params, opt_state, rows):
-        def step(carried, rows):
-            params, opt_state = carried
-            value, gradient = jax.value_and_grad(loss)(params, rows)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), value
-
-        (params, opt_state), values = jax.lax.scan(step, (params, opt_state), rows)
-        return params, opt_state, values.mean()
-
-    params = {
-        'classifier': {
-            'kernel': jnp.zeros((inputs.shape[1], labels.shape[1])),
-            'bias': jnp.zeros(labels.shape[1]),
-        }
-    }
-    opt_state = optimizer.init(params)
-    known = classification.known_labels(y['train'])
-    stream = batches(len(inputs), batch, config.seed)
-    best = downstream.Best(classification.Evaluation.monitor, config.early_stopping.patience)
-    for step in range(every, total_steps + 1, every):
-        params, opt_state, value = train_steps(
-            params, opt_state, np.stack(list(itertools.islice(stream, every)))
-        )
-        layer = jax.device_get(params['classifier'])
-        kernel = layer['kernel'] * scale[:, None]
-        layer = {'kernel': kernel, 'bias': layer['bias'] - mean @ kernel}
-        scores = np.where(known, expit(x['validation'] @ layer['kernel'] + layer['bias']), np.nan)
-        numbers = classification.validation_numbers(y['validation'], scores, names)
-        log.write(step, numbers | {'train/loss': float(value)})
-        if best.found(step, numbers):
+    images = len(x['train'])
+    clock = durations.clock(config, min(config.batch_size, images), images)
+    known = linear_layer.known_labels(y['train'])
+    patience = durations.steps(config.early_stopping, 'early_stopping', 'patience', clock)
+    best = Best(classify.Task.monitor, patience)
+    for layer in linear_layer.train(config.optim, x['train'], y['train'], clock, config.seed):
+        scores = np.where(known, layer.probabilities(x['validation']), np.nan)
+        numbers = classify.validation_numbers(y['validation'], scores, names)
+        log.write(layer.step, numbers | {'train/loss': layer.loss})
+        if best.found(layer.step, numbers):
             chosen = layer
         elif best.waited_enough:
             break
-    say(f'linear layer: best of {step} steps on validation is {best.step}, {best}')
-    return chosen, best.step, best.numbers[classification.Evaluation.monitor]
-
-
-def batches(count: int, size: int, seed: int):
-    """Yields rows [size], without end: every epoch a permutation of its own, its remainder dropped."""
-    for epoch in itertools.count():
-        order = np.random.default_rng([seed, epoch]).permutation(count)
-        yield from order[: count // size * size].reshape(-1, size)
+    say(f'linear layer: best of {layer.step} steps on validation is {best.step}, {best}')
+    return chosen, best.numbers
 
 
 def _lbfgs(train_x, train_y, patients, x) -> np.ndarray:

@@ -3,19 +3,21 @@
 from mlvicx_jax.evaluation import frozen
 from mlvicx_jax.run import progress
 from mlvicx_jax.run.metrics import read_metrics
+from mlvicx_jax.tasks.shared.base import BaseTask
 from mlvicx_jax.terminal import say
 
 PROBES = 'probe/auroc', 'knn/auroc'
 
 
-class Evaluation:
+class Task(BaseTask):
     """Linear probe and kNN on `config.eval.split`, from (part of) the training split."""
 
-    monitor = None  # nothing is chosen by them: the test split may be among what they are made on
+    name = 'pretrain'
+    monitor = None  # nothing is chosen by the probes: they may be made on the test split
 
     def __init__(self, config, workdir, method, data, mesh):
-        self._config, self._workdir, self._encoder = config, workdir, method.encoder
-        self._data, self._mesh, self._initial = data, mesh, {}
+        super().__init__(config, workdir, method, data, mesh)
+        self._encoder, self._initial = method.encoder, {}
 
     def initial(self, state) -> dict[str, float]:
         """The lines to beat: the encoder before training, in both readings of its BatchNorm.

@@ -7,7 +7,6 @@ with views of different sizes compare.
 
 import functools
 import hashlib
-import pathlib
 
 import jax
 import numpy as np
@@ -16,6 +15,7 @@ from mlvicx_jax.data import pipeline
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import frozen, metrics, statistics
 from mlvicx_jax.files import write_arrays
+from mlvicx_jax.tasks.shared.base import Downstream
 from mlvicx_jax.terminal import say
 
 THRESHOLD = 0.5
@@ -30,42 +30,54 @@ def masks(logits, size: int):
     return jax.image.resize(jax.nn.sigmoid(logits), shape, 'linear') >= THRESHOLD
 
 
-class Evaluation:
-    """Segmentation in the training loop; see `train.py` for the calls.
+class Task(Downstream):
+    """Dice of the validation split; at the end Dice and IoU of the test split.
 
     The number that is watched, `validation/dice`, is the mean over structures of Dice over the
     images that show the structure. Over all images an untrained network that answers nothing has
-    the share of empty masks, half and more of a pneumothorax set: training would have to fall below
+    the fraction of empty masks, half and more of a pneumothorax set: training would have to fall below
     it before it could rise, and would be stopped for that.
     """
 
+    name = 'segment'
+    protocols = 'finetune', 'frozen'
     monitor = 'validation/dice'
 
     def __init__(self, config, workdir, method, data, mesh):
-        self._config, self._data, self._mesh = config, data, mesh
-        self._workdir = pathlib.Path(workdir)
+        super().__init__(config, workdir, method, data, mesh)
         self._names = tuple(config.data.target)
         self._network = method.network  # one object: what is compiled for it is found again
 
-    def initial(self, state) -> dict[str, float]:
-        """Nothing: a decoder before training has no worth."""
-        return {}
+    @classmethod
+    def settle(cls, config):
+        """A copy that has as many structures as masks are asked for, and the encoder of its protocol."""
+        config = super().settle(config)
+        if not config.data.target:
+            raise UserError(
+                'config.data.target is empty; name the structures to segment, such as '
+                '--config.data.target="(\'heart\',)"'
+            )
+        config.method.structures = len(config.data.target)
+        config.method.frozen_encoder = config.protocol == 'frozen'
+        return config
 
-    def at(self, state, step: int) -> dict[str, float]:
-        """Validation Dice of each structure, over the images that show it and over all.
-
-        Raises:
-            UserError: no validation image shows any of the structures.
-        """
+    def check(self, evaluates):
+        """Refuses, beside what all tasks do, validation images of which none shows a structure."""
+        super().check(evaluates)
         split = self._data.splits['validation']
-        values, has = self.judge(state, split)
-        positives, everyone = metrics.mask_means(values['dice'], has)
-        if not has.any():
+        shown = (pipeline.decode(split, position)['target'].any() for position in range(len(split)))
+        if evaluates and not any(shown):
             raise UserError(
                 f'none of the {len(split)} validation images shows '
                 f'{" or ".join(self._names)}: there is no Dice to watch; give a larger '
                 'config.data.validation_fraction or another split_seed'
             )
+
+    def at(self, state, step: int) -> dict[str, float]:
+        """Validation Dice of each structure, over the images that show it and over all."""
+        split = self._data.splits['validation']
+        values, has = self.judge(state, split)
+        positives, everyone = metrics.mask_means(values['dice'], has)
         numbers = {'validation/dice': np.nanmean(positives), 'validation/dice_all': everyone.mean()}
         for name, shown, every in zip(self._names, positives, everyone):
             numbers |= {f'validation/dice/{name}': shown, f'validation/dice_all/{name}': every}
@@ -82,6 +94,7 @@ class Evaluation:
         `test` holds {structure: {dice_positives, dice_all, iou_positives, iou_all, the interval of
         each, positives: number of images that show it}}; None is not available.
         """
+        numbers = numbers or self.at(state, int(state.step))
         split = self._data.splits['test']
         values, has = self.judge(state, split)
         found = {name: {'positives': int(has[:, c].sum())} for c, name in enumerate(self._names)}

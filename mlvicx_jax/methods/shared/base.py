@@ -49,6 +49,11 @@ class BaseMethod:
         """What is trained; its part called `encoder` is what is kept."""
         raise NotImplementedError
 
+    @property
+    def embeddings(self) -> dict[str, str]:
+        """{name: key of forward's arrays} of what has its standard deviation and RankMe logged."""
+        return {'embedding': 'embedding_1'}
+
     def mlp(self, widths, **options) -> MLP:
         """A head with the encoder's compute type and mesh axis."""
         return MLP(tuple(widths), dtype=self.encoder.dtype, axis_name=self.encoder.axis_name, **options)
@@ -79,8 +84,7 @@ class BaseMethod:
     def forward(self, variables, method_state, views, key):
         """One device's part: arrays [b, ...] by name, new batch_stats, new method_state.
 
-        Differentiated with respect to variables['params']. Arrays called `<name>_1` are embeddings
-        whose standard deviation and RankMe are logged. `key` is the same for the whole batch.
+        Differentiated with respect to variables['params']. `key` is the same for the whole batch.
         """
         raise NotImplementedError
 
