@@ -15,10 +15,8 @@ class Method(BaseMethod):
     """TiCo as its Algorithm 1: one direction, first views meet the momentum encoder's second views.
 
     Attributes:
-        widths: of the projector's layers.
-        covariance_momentum: beta, of the average of the embeddings' second moment.
-        covariance_weight: rho.
-        momentum: of the teacher at the start; it rises to 1 on a cosine.
+        widths, momentum: of the projector's layers; of the teacher at the start, rising to 1 on a cosine.
+        covariance_momentum, covariance_weight: beta, of the embeddings' average second moment, and rho.
     """
 
     widths: tuple[int, ...] = (4096, 256)
@@ -28,8 +26,7 @@ class Method(BaseMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        momenta = self.covariance_momentum, self.momentum
-        if not all(0 <= momentum <= 1 for momentum in momenta):
+        if not all(0 <= value <= 1 for value in (momenta := (self.covariance_momentum, self.momentum))):
             raise ValueError(f'covariance_momentum, momentum = {momenta}, expected numbers from 0 to 1')
 
     @property
@@ -37,8 +34,7 @@ class Method(BaseMethod):
         return Embedder(self.encoder, self.mlp(self.widths))
 
     def init_state(self, key, variables):
-        width = self.widths[-1]
-        return {'teacher': jax.tree.map(jnp.copy, variables), 'covariance': jnp.zeros((width, width))}
+        return {'teacher': jax.tree.map(jnp.copy, variables), 'covariance': jnp.zeros(2 * self.widths[-1:])}
 
     def forward(self, variables, method_state, views, key):
         (z1,), stats = self.embed(self.network, variables, views['first'])
@@ -48,8 +44,9 @@ class Method(BaseMethod):
 
     def loss(self, out, method_state):
         """1 - mean z1.z2 + rho mean z1^T C z1; the gradient passes through C."""
-        z1, invariance = out['embedding_1'], 1 - (out['embedding_1'] * out['embedding_2']).sum(1).mean()
-        contrast = ((z1 @ self.covariance(z1, method_state)) * z1).sum(1).mean()
+        z1, covariance = out['embedding_1'], self.covariance(out['embedding_1'], method_state)
+        invariance = 1 - (z1 * out['embedding_2']).sum(1).mean()
+        contrast = jnp.einsum('bi,ij,bj->b', z1, covariance, z1, precision=jax.lax.Precision.HIGHEST).mean()
         return invariance + self.covariance_weight * contrast, {'invariance': invariance, 'contrast': contrast}
 
     def covariance(self, z1, method_state):
