@@ -9,6 +9,7 @@ import jax
 
 from mlvicx_jax import __version__, durations, methods, optim, parallel, tasks
 from mlvicx_jax import state as states
+from mlvicx_jax.checkout import code_hash
 from mlvicx_jax.data import pipeline, resident
 from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.data.records import records_hash
@@ -16,8 +17,7 @@ from mlvicx_jax.data.source import RadiographSet
 from mlvicx_jax.durations import Clock, Schedule
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import diagnostics
-from mlvicx_jax.files import write_json
-from mlvicx_jax.run import folder, progress
+from mlvicx_jax.run import folder, progress, results
 from mlvicx_jax.run.best import Best, Evaluations
 from mlvicx_jax.run.checkpoints import Checkpoints
 from mlvicx_jax.run.goodput import Goodput
@@ -73,6 +73,7 @@ class Start:
         return self.workdir / 'results.json'
 
 
+@folder.alone
 def train(config, workdir) -> int:
     """Runs `config` in `workdir`, from its newest checkpoint if it has one; returns the exit code.
 
@@ -110,7 +111,7 @@ def begin(config, workdir: pathlib.Path, goodput: Goodput) -> Start:
         config.accumulation,
     )
     check_network(config)
-    parallel.agree(config=folder.identity(config), code=folder.code_hash())
+    parallel.agree(config=folder.identity(config), code=code_hash())
     is_whole = config.method.get('labels') != 0  # a config.json has to say how many
     if is_whole:
         folder.claim(workdir, config)
@@ -138,6 +139,7 @@ def begin(config, workdir: pathlib.Path, goodput: Goodput) -> Start:
         durations.steps(config.checkpoint, 'checkpoint', 'keep_every', clock) or 0,
         data.splits['train'].hash,
         records,
+        folder.fixed(config),
     )
     patience = durations.steps(config.early_stopping, 'early_stopping', 'patience', clock)
     best = Best(task.monitor, patience)
@@ -285,8 +287,8 @@ def solve(start: Start) -> int:
     start.goodput.spent('checkpoint')
     found = start.task.results(state, numbers, {})
     start.goodput.spent('evaluation')
+    start.checkpoints.only(int(state.step))  # not one that an earlier start left before its results
     write_results(start, state, found)
-    start.checkpoints.only(int(state.step))
     return 0
 
 
@@ -296,8 +298,9 @@ def write_results(start: Start, state, found: dict) -> None:
     start.goodput.tell()
     config, data = start.config, start.data
     if jax.process_index() == 0:
-        write_json(
-            start.results,
+        results.write(
+            start.workdir,
+            config.task,
             (about(config, data, start.proved) if start.task.uses_labels else {})
             | {
                 'task': config.task,
@@ -306,6 +309,7 @@ def write_results(start: Start, state, found: dict) -> None:
                 'data/train_hash': data.splits['train'].hash,
                 'device': parallel.device_name(),
                 'version': __version__,
+                'code': start.checkpoints.code,
             }
             | found
             | start.goodput.shares(),

@@ -18,7 +18,7 @@ from mlvicx_jax.data import augment, opening, pipeline, questions
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import frozen
 from mlvicx_jax.run import best as downstream
-from mlvicx_jax.run import checkpoints as checkpoint
+from mlvicx_jax.run import restoring as checkpoint
 from mlvicx_jax.run.record import Run
 from mlvicx_jax.tasks import classify as classification
 from mlvicx_jax.tasks import linear

@@ -437,7 +437,7 @@ def test_what_was_run_is_what_a_citation_needs(pages):
     assert facts['label fraction'] == (
         f'1 % of the training labels, 14 images, drawn stratified; SHA-256 of their ids {"5a" * 32}'
     )
-    assert facts['initial encoder'] == ('/runs/mlvicx; 82 tensors loaded and checked, SHA-256 ' + 'c0' * 32)
+    assert facts['initial encoder'] == ('mlvicx; 82 tensors loaded and checked, SHA-256 ' + 'c0' * 32)
     assert facts['checkpoint'] == 'step 20, chosen on the validation split'
     assert pages['segmentation'][1].facts['initial encoder'] == 'random weights'
     assert pages['segmentation'][1].facts['checkpoint'].startswith('step 20, chosen')

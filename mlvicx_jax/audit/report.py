@@ -127,9 +127,10 @@ def _names(sets: Sequence[RadiographSet]) -> list[str]:
     if len(set(names)) < len(names):
         names = [f'{data.name}/{data.folder.parent.name}' for data in sets]
     if len(set(names)) < len(names):
-        names = [str(data.folder) for data in sets]
-    if len(set(names)) < len(names):
-        raise UserError(f'{names[0]}: given twice; name each set once')
+        folders = [data.folder.resolve() for data in sets]
+        if len(set(folders)) < len(folders):
+            raise UserError(f'{folders[0]}: given twice; name each set once')
+        names = [f'{name} ({number})' for number, name in enumerate(names, 1)]
     return names
 
 
@@ -163,7 +164,7 @@ def _problems(sets: list[dict], overlaps: list[dict], patients: list[dict], own_
         f'{count_of(o["films"], "film")} in both {o["one"]} and {o["other"]}' for o in overlaps if o['leak']
     ]
     problems += [
-        f'{count_of(len(p["patients"]), "patient")} in both {p["one"]} and {p["other"]}: {_some(p["patients"])}'
+        f'{count_of(len(p["patients"]), "patient")} in both {p["one"]} and {p["other"]}'
         for p in patients
         if p['leak']
     ]
@@ -222,6 +223,11 @@ def as_text(report: dict[str, Any]) -> str:
             ]
         )
     lines += ['', *(f'PROBLEM: {problem}' for problem in report['problems'])]
+    lines += [
+        f'  patients in both {row["one"]} and {row["other"]}: {_some(row["patients"])}'
+        for row in report['patients']
+        if row['leak']
+    ]
     return '\n'.join(lines if report['problems'] else [*lines, 'no leak found'])
 
 

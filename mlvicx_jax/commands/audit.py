@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         '--own-lists', action='store_true', help="lists other than NIH's official ones are meant"
     )
     parser.add_argument(
+        '--patient-ids', action='store_true', help='write patient ids on the page and on the sheets, too'
+    )
+    parser.add_argument(
         '--validation-fraction',
         type=float,
         default=0.1,
@@ -64,7 +67,7 @@ def _run(args: argparse.Namespace) -> int:
     ]
     if args.sheets:
         for data in sets:
-            written = samples.write_sheets(data, args.sheets)
+            written = samples.write_sheets(data, args.sheets, patient_ids=args.patient_ids)
             print(f'{len(written)} sheets of {data.name} in {args.sheets}')
         return 0
     report = reports.audit(sets, args.own_lists)
@@ -83,7 +86,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / 'audit.json').write_text(json.dumps(report, indent=1) + '\n')
-        (args.out / 'audit.html').write_text(page.render(report, read), encoding='utf-8')
+        (args.out / 'audit.html').write_text(page.render(report, read, args.patient_ids), encoding='utf-8')
     except OSError as error:
         raise UserError(f'{args.out}: can not be written ({error.strerror}); give another --out') from error
     print(f'written: {args.out / "audit.json"}, {args.out / "audit.html"}')

@@ -1,11 +1,11 @@
 """What a downstream run of a grid is of. It lies in the run's folder, so that no name is ever parsed."""
 
-import json
 import pathlib
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
-from mlvicx_jax.errors import UserError, first_line
-from mlvicx_jax.files import write_json
+from mlvicx_jax.errors import UserError
+from mlvicx_jax.files import read_json, write_json
+from mlvicx_jax.run.schema import mismatch
 
 
 class Cell(NamedTuple):
@@ -45,16 +45,8 @@ def read_cell(folder: pathlib.Path) -> Cell | None:
     path = folder / 'cell.json'
     if not path.exists():
         return None
-    try:
-        found = Cell(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f'{path}: can not be read ({first_line(error)}); the command of the grid writes it anew'
-        ) from error
-    for name, kind in Cell.__annotations__.items():
-        value = getattr(found, name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise UserError(
-                f'{path}: {name} is {value!r}, expected {kind.__name__}; the command of the grid writes it anew'
-            )
-    return found
+    way_out = 'the command of the grid writes it anew'
+    found = read_json(path, way_out)
+    if problem := mismatch(found, TypedDict('Fields', Cell.__annotations__)):
+        raise UserError(f'{path}: {problem}; {way_out}')
+    return Cell(**{name: found[name] for name in Cell._fields})

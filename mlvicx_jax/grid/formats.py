@@ -12,6 +12,7 @@ import jinja2
 
 from mlvicx_jax.files import write_text
 from mlvicx_jax.grid.tables import Number, Table
+from mlvicx_jax.report.about import without_paths
 
 
 def text(number: Number, brief: bool = False) -> str:
@@ -150,7 +151,7 @@ def _of_runs(results: list[dict]) -> dict:
     return common | {
         'labelled_images': ';'.join(str(run['labelled_images']) for run in results),
         'labelled_hash': ';'.join(run['labelled_hash'] for run in results),
-        'init': ';'.join(run['init'] or 'random' for run in results),
+        'init': ';'.join(without_paths(run['init']) or 'random' for run in results),
         'init_tensors': ';'.join(str(proof.get('tensors', '')) for proof in proofs),
         'init_sha256': ';'.join(proof.get('sha256', '') for proof in proofs),
     }

@@ -6,6 +6,7 @@ from mlvicx_jax.grid.cell import Cell
 from mlvicx_jax.grid.frames import percent
 from mlvicx_jax.grid.paper import NIH, PAPER, comparable
 from mlvicx_jax.grid.reading import Finished
+from mlvicx_jax.report.about import without_paths
 
 
 def of_table(
@@ -95,7 +96,7 @@ def provenance(runs: Mapping[Cell, Finished]) -> tuple[list[dict], list[dict], l
             {
                 'method': cell.method,
                 'seed': str(cell.encoder_seed),
-                'init': results['init'] or 'random',
+                'init': without_paths(results['init']) or 'random',
                 'context bottlenecks': 'yes' if results['context'] else 'no',
                 'tensors loaded': str(proof['tensors']) if proof else '–',
                 'sha256': proof['sha256'][:16] if proof else '–',

@@ -27,11 +27,7 @@ from mlvicx_jax.grid.plan import Job, check, plan, refuse_another_config
 from mlvicx_jax.terminal import duration
 
 STOPPED = os.EX_TEMPFAIL  # exit code after SIGTERM or Ctrl-C, as that of a training run
-
-
 GRACE = 120.0  # seconds that runs get to save before they are killed
-
-
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

@@ -41,7 +41,7 @@ def assemble(title: str, folder: pathlib.Path, parts: list[Section | NotRun | No
     return template.render(
         __package__,
         title=title,
-        folder=folder,
+        folder=folder.resolve().name,
         version=__version__,
         sections=[part for part in parts if part and not isinstance(part, NotRun)],
         not_run=[part for part in parts if isinstance(part, NotRun)],

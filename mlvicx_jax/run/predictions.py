@@ -1,6 +1,7 @@
 """predictions.npz: what a downstream run answered for each image, checked array by array."""
 
 import pathlib
+import zipfile
 
 import numpy as np
 
@@ -45,6 +46,8 @@ def read(workdir, task: str, results) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError('no .npz file')  # NumPy would take it for a pickle
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # zip, zlib and NumPy raise many kinds on damaged files

@@ -6,7 +6,7 @@ import time
 import jax
 from clu import parameter_overview
 
-from mlvicx_jax import __version__, optim, parallel
+from mlvicx_jax import __version__, checkout, optim, parallel
 from mlvicx_jax.durations import Clock, Schedule
 from mlvicx_jax.run.goodput import Goodput
 from mlvicx_jax.run.guard import NonFiniteGuard
@@ -24,6 +24,7 @@ def announce(config, workdir, mesh, method, state, data, clock: Clock) -> None:
     warmup, asked = optim.warmup_steps(config.optim, clock)
     rows = {
         'mlvicx_jax': f'{__version__}, jax {jax.__version__}',
+        'source': f'{checkout.root()}, code {checkout.code_hash()[:12]}',
         'devices': f'{parallel.device_name()}, {jax.process_count()} process(es), mesh {dict(mesh.shape)}',
         'method': f'{config.method.name}, {config.dtype}, views of {config.data.image_size} px',
         'data': f'{data.name}, stored at {data.size} px: '

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mlvicx_jax import methods, optim
 from mlvicx_jax import state as states
 from mlvicx_jax.errors import UserError, first_line
-from mlvicx_jax.run import checkpoints, folder, goodput, predictions, results
+from mlvicx_jax.run import folder, goodput, predictions, restoring, results
 from mlvicx_jax.run.goodput import Counts
 from mlvicx_jax.run.metrics import read_metrics
 from mlvicx_jax.run.results import Results
@@ -119,17 +119,21 @@ class Run:
         Raises:
             UserError: there is no such checkpoint, or it is damaged.
         """
-        return checkpoints.restore_encoder(self.folder, step)
+        known = (self.folder / 'config.json').exists()
+        identity = folder.fixed(ConfigDict(self.config)) if known else None
+        return restoring.restore_encoder(self.folder, step, identity)
 
     def network(self, step: int | None = None) -> 'Trained':
         """The network of the newest (or given) checkpoint, proved.
 
-        The newest of a downstream run is the one chosen on validation.
+        Of a downstream run that has ended it is the one chosen on validation.
 
         Raises:
             UserError: there is no such checkpoint, it is damaged, or config.json describes another.
         """
         config = ConfigDict(self.config)
+        if step is None and self.task != 'pretrain' and self.results:
+            step = self.results['step']
         try:
             method = methods.create(config)
             optimizer = optim.create(config.optim, config.batch_size, 1, 1)
@@ -141,7 +145,7 @@ class Run:
                 f'{self.folder / "config.json"}: describes no network ({first_line(error)}); restore it, or '
                 'run its command again'
             ) from error
-        state, data_hash = checkpoints.restore_state(self.folder, like, step)
+        state, data_hash = restoring.restore_state(self.folder, like, step, folder.fixed(config))
         state = jax.device_get(state)  # NumPy arrays, at home on one device and on a mesh
         encoder = method.encoder.clone(dtype=jax.numpy.float32, axis_name=None)
         return Trained(
