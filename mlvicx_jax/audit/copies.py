@@ -34,6 +34,7 @@ FEW = 64  # films of which each is compared with each: too few to know their spr
 _FREQUENCIES = 12  # a side, of the cosine transform of 64 x 64
 _SIDE = 128  # pixels, at which texture is compared
 _MARGIN = 6  # pixels at the edge which alignment may bring in from outside
+_EVERYWHERE = np.full((_SIDE, _SIDE), 255, np.uint8)
 _BLOCK = 1 << 24  # cosines held at a time
 
 
@@ -55,7 +56,9 @@ def find_copies(count: int, read: Callable[[int], np.ndarray]) -> list[Copy]:
             candidates again.
     """
     workers = os.cpu_count() or 1
-    found, firsts, spectra = [], {}, []
+    found: list[Copy] = []
+    firsts: dict[bytes, int] = {}  # film of each fingerprint
+    spectra = []
     prints = radiograph.parallel_map(lambda i: fingerprint(read(i)), range(count), workers)
     for i, (digest, spectrum) in enumerate(progress(prints, count, 'reading')):
         one = firsts.setdefault(digest, i)
@@ -107,7 +110,7 @@ def texture_correlation(one: np.ndarray, other: np.ndarray) -> float:
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
     try:
         _, warp = cv2.findTransformECC(
-            one, other, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, criteria, None, 5
+            one, other, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, criteria, _EVERYWHERE, 5
         )
     except cv2.error:  # nothing to align by, such as a black image; or it does not converge
         return unaligned

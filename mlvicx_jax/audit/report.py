@@ -77,10 +77,11 @@ def audit(sets: Sequence[RadiographSet], own_lists: bool = False) -> dict[str, A
         for i in (copy.one, copy.other):
             weakest[i] = min(weakest.get(i, 1.0), copy.correlation)
     near = {i for copy in copies if not copy.exact for i in (copy.one, copy.other)}
-    films, shared = [], {}
+    films: list[dict[str, Any]] = []
+    shared: dict[tuple[int, int], int] = {}
     for group in join(int(starts[-1]), [(copy.one, copy.other) for copy in copies]):
         places = [locate(i) for i in group]
-        ends = sorted({tuple(sorted((a, b))) for (a, _), (b, _) in itertools.combinations(places, 2)})
+        ends = sorted({(min(a, b), max(a, b)) for (a, _), (b, _) in itertools.combinations(places, 2)})
         for pair in ends:
             shared[pair] = shared.get(pair, 0) + 1
         films.append(

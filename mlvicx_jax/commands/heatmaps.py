@@ -188,7 +188,8 @@ class _Classifier:
             self.image_size,
             batch_size,
         )
-        found, shown = {}, {}
+        found: dict[str, dict | None] = {}
+        shown: dict[str, tuple] = {}
         for k, (finding, ids) in enumerate(films.items()):
             chosen = np.flatnonzero(wanted[:, k])
             film = part.image_ids[chosen].tolist().index(ids[0])

@@ -92,7 +92,9 @@ def _prepare(jobs: list[Job]) -> None:
 
 def _work(todo, command, parallel, lock, stop, book) -> dict[Job, str]:
     """Runs the jobs, `parallel` at a time; returns those that failed and why."""
-    waiting, running, failed = collections.deque(todo), {}, {}
+    waiting = collections.deque(todo)
+    running: dict[subprocess.Popen, tuple[Job, float]] = {}
+    failed: dict[Job, str] = {}
     clock = Clock(todo, parallel)
     try:
         while (waiting or running) and not stop.asked:

@@ -26,8 +26,8 @@ class Method(BaseMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        if not all(0 <= value <= 1 for value in (momenta := (self.covariance_momentum, self.momentum))):
-            raise ValueError(f'covariance_momentum, momentum = {momenta}, expected numbers from 0 to 1')
+        if not (0 <= self.covariance_momentum <= 1 and 0 <= self.momentum <= 1):
+            raise ValueError(f'{self.covariance_momentum=}, {self.momentum=}, expected numbers from 0 to 1')
 
     @property
     def network(self):
