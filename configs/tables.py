@@ -5,7 +5,7 @@
   python main.py --config=configs/tables.py:paper --workdir=grid       the paper's, in full
 
 One command pretrains, evaluates and writes <workdir>/tables/; killed at any moment, the same command goes on.
-The paper's sets are prepared before: python -m mlvicx_jax.prepare. For encoders that are trained already: a
+The paper's sets are prepared before: mlvicx prepare. For encoders that are trained already: a
 recipe of one's own with `grid.inits`, such as {'mlvicx': 'workdirs/mlvicx_{seed}'}.
 """
 

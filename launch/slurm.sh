@@ -37,4 +37,4 @@ case $code in
             echo "ended with $code after $most_restarts restarts; not requeued" >&2
         fi ;;
 esac
-exit $code
+exit "$code"

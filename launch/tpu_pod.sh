@@ -26,7 +26,7 @@ for (( start = 1; start <= 50; start++ )); do
         70 | 75 | 134 | 137 | 143 | 255)  # stalled; saved after SIGTERM; aborted; killed; ended; no connection
             echo "start $start ended with $code; once more in 30 s"
             sleep "${PAUSE:-30}" ;;
-        *) exit $code ;;
+        *) exit "$code" ;;
     esac
 done
-exit $code
+exit "$code"

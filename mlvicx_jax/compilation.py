@@ -1,10 +1,17 @@
-"""Compiled programs are kept on disk, so that a second start of the same training need not compile."""
+"""Compiled programs: kept on disk for a second start of the same training, and wrong ones refused."""
 
 import contextlib
 import os
 import pathlib
 
 import jax
+import jaxlib
+import numpy as np
+
+from mlvicx_jax.errors import UserError
+
+_ROWS = 40_000  # of the sums that are checked; wrong from a few thousand on
+_TOLERANCE = 0.1  # of a sum: TPUs multiply with 8 bits; what is wrong is wrong a thousandfold
 
 MOST = 4 << 30  # bytes of compiled programs that are kept
 
@@ -51,3 +58,33 @@ def _trim(folder: pathlib.Path, most: int) -> None:
         with contextlib.suppress(OSError):
             path.unlink()
         total -= size
+
+
+def _squared_norms(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """sum_i (matrix row)_i ** 2 of each row [n, 3]: float32 [n]."""
+    return jax.device_get(jax.jit(jax.vmap(lambda row: ((matrix @ row) ** 2).sum()))(rows))
+
+
+def check_sums(squared_norms=_squared_norms) -> None:
+    """Refuses to compute where compiled sums are wrong.
+
+    Compares one pattern, which jaxlib 0.10.2 gets wrong on CPUs (jax-ml/jax 39103), with NumPy. Call
+    it once a process, after `keep_programs` and `parallel.start`.
+
+    Args:
+        squared_norms: what is checked; for tests.
+
+    Raises:
+        UserError: the sums are wrong.
+    """
+    rng = np.random.default_rng(0)
+    matrix, rows = (rng.normal(size=(n, 3)).astype(np.float32) for n in (3, _ROWS))
+    expected = ((rows @ matrix.T) ** 2).sum(1)
+    found = squared_norms(matrix, rows)
+    worst = float(np.max(np.abs(found - expected) / (expected + expected.mean())))
+    if not worst <= _TOLERANCE:  # NaN too
+        raise UserError(
+            f'jaxlib {jaxlib.__version__} computes wrong sums on this {jax.default_backend()} (one is off '
+            f'by {worst:.0%}), so no result would be right; install another version, such as: '
+            "pip install 'jax==0.10.1' 'jaxlib==0.10.1'"
+        )

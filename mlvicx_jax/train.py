@@ -206,13 +206,13 @@ def loop(start: Start) -> int:
     if not first:
         log.write(0, initial)
     guard = NonFiniteGuard(workdir, config.max_skipped_steps)
-    meter = progress.Meter(clock.batch_size, start.goodput)
+    watchdog, stop = Watchdog(workdir, config.watchdog_seconds), StopRequest()
+    meter = progress.Meter(clock.batch_size, start.goodput, watchdog)
     numbers = progress.Steps(
         Schedule(durations.steps(config, '', 'log_every', clock), total),
         log, guard, meter, split.image_ids, start.method.reference_levels(clock.batch_size),
     )  # fmt: skip
     evaluations = Evaluations(start.task.at, evaluating, start.best, checkpoints, log, meter)
-    watchdog, stop = Watchdog(workdir, config.watchdog_seconds), StopRequest()
     start.goodput.spent('start')
     with contextlib.closing(stream), contextlib.closing(log), watchdog, stop:
         evaluations.catch_up(workdir, state)

@@ -20,9 +20,10 @@ from torch import nn
 import tiny
 from mlvicx_jax import methods, optim, parallel, train
 from mlvicx_jax import state as states
+from mlvicx_jax.commands import export as command
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.export import __main__, formats, mlvicx_torch
+from mlvicx_jax.export import formats, mlvicx_torch
 from mlvicx_jax.export.folder import export
 from mlvicx_jax.files import write_json
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
@@ -270,7 +271,7 @@ def test_card_and_config_say_what_it_is(run, exported):
     for form, path in exported.items():
         card = (path / 'README.md').read_text()
         config = json.loads((path / 'config.json').read_text())
-        assert card.startswith('---\nlicense: ') and data_hash in card
+        assert card.startswith('---\nlibrary_name: ') and '\nlicense' not in card and data_hash in card
         assert 'not for diagnosis' in card
         assert config['train_split_sha256'] == data_hash and config['step'] == 3
         assert config['preprocessing']['size'] == 80
@@ -282,7 +283,7 @@ def test_card_and_config_say_what_it_is(run, exported):
 
 
 def test_loss_without_bottlenecks_is_measured(run, tmp_path):
-    __main__.main([f'--workdir={run}', '--format=torchvision', f'--out={tmp_path}/out', '--data'])
+    command.main([f'--workdir={run}', '--format=torchvision', f'--out={tmp_path}/out', '--data'])
     card = (tmp_path / 'out' / 'README.md').read_text()
     assert re.search(r'\| linear probe \| 0\.\d{3} \| 0\.\d{3} \| [-+]0\.\d{3} \|', card)
 
@@ -359,17 +360,17 @@ def refused(capsys, tmp_path):
 
     def refused(*arguments):
         before = sorted(tmp_path.rglob('*'))
-        with pytest.raises(SystemExit) as end:
-            __main__.main(
-                [
-                    f'--workdir={tmp_path}/run',
-                    '--format=mlvicx',
-                    f'--out={tmp_path}/out',
-                    *(a.format(tmp=tmp_path) for a in arguments),
-                ]
-            )
-        line = end.value.code
-        assert line.startswith('error: ') and '\n' not in line
+        capsys.readouterr()
+        code = command.main(
+            [
+                f'--workdir={tmp_path}/run',
+                '--format=mlvicx',
+                f'--out={tmp_path}/out',
+                *(a.format(tmp=tmp_path) for a in arguments),
+            ]
+        )
+        line = capsys.readouterr().err.rstrip('\n')
+        assert code == 2 and line.startswith('error: ') and '\n' not in line
         assert sorted(tmp_path.rglob('*')) == before
         return line
 

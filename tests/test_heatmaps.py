@@ -16,7 +16,7 @@ from mlvicx_jax import methods
 from mlvicx_jax.commands import heatmaps as command
 from mlvicx_jax.data import augment, pipeline
 from mlvicx_jax.data.source import open_dataset
-from mlvicx_jax.evaluation import heatmaps
+from mlvicx_jax.evaluation import grad_cam as heatmaps
 from mlvicx_jax.models.resnet import LEVELS
 from mlvicx_jax.run.record import Run
 from mlvicx_jax_datasets import radiograph

@@ -38,7 +38,9 @@ def render(
 
 def _most_telling(members: list[dict[str, str]]) -> list[dict[str, str]]:
     """One member of each split first."""
-    seen, first, rest = set(), [], []
+    seen: set[tuple[str, str]] = set()
+    first: list[dict[str, str]] = []
+    rest: list[dict[str, str]] = []
     for member in members:
         place = member['set'], member['split']
         (rest if place in seen else first).append(member)

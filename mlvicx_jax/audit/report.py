@@ -2,16 +2,16 @@
 
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mlvicx_jax.audit.copies import find_copies, join
+from mlvicx_jax.data.films import read_film
 from mlvicx_jax.data.fractions import absent_labels
-from mlvicx_jax.data.source import RadiographSet, Split
+from mlvicx_jax.data.source import RadiographSet
 from mlvicx_jax.errors import UserError
-from mlvicx_jax_datasets import radiograph
 
 
 def find_folder(text: str, data_dir: pathlib.Path) -> pathlib.Path:
@@ -30,14 +30,7 @@ def find_folder(text: str, data_dir: pathlib.Path) -> pathlib.Path:
             return found[0]
     raise UserError(
         f'{text}: neither a prepared set nor the name of one below {data_dir}; give '
-        'its folder, or prepare it by python -m mlvicx_jax.prepare'
-    )
-
-
-def read_film(split: Split, position: int) -> np.ndarray:
-    """The image uint8 [S, S] at a position of the split."""
-    return radiograph.decode_image(
-        split.record(position)['image'], f'record of image {split.image_ids[position]} ({split.name})'
+        'its folder, or prepare it by mlvicx prepare'
     )
 
 
@@ -84,10 +77,11 @@ def audit(sets: Sequence[RadiographSet], own_lists: bool = False) -> dict[str, A
         for i in (copy.one, copy.other):
             weakest[i] = min(weakest.get(i, 1.0), copy.correlation)
     near = {i for copy in copies if not copy.exact for i in (copy.one, copy.other)}
-    films, shared = [], {}
+    films: list[dict[str, Any]] = []
+    shared: dict[tuple[int, int], int] = {}
     for group in join(int(starts[-1]), [(copy.one, copy.other) for copy in copies]):
         places = [locate(i) for i in group]
-        ends = sorted({tuple(sorted((a, b))) for (a, _), (b, _) in itertools.combinations(places, 2)})
+        ends = sorted({(min(a, b), max(a, b)) for (a, _), (b, _) in itertools.combinations(places, 2)})
         for pair in ends:
             shared[pair] = shared.get(pair, 0) + 1
         films.append(
@@ -110,14 +104,7 @@ def audit(sets: Sequence[RadiographSet], own_lists: bool = False) -> dict[str, A
     overlaps = [
         _between(parts, pair) | {'films': count, 'leak': leaks(*pair)} for pair, count in sorted(shared.items())
     ]
-    patients = []
-    for one, other in itertools.combinations(range(len(parts)), 2):
-        (name_1, set_1, split_1), (name_2, set_2, split_2) = parts[one], parts[other]
-        if name_1 != name_2 and not ('lists' in set_1.metadata and 'lists' in set_2.metadata):
-            continue
-        ids = np.intersect1d(split_1.patient_ids, split_2.patient_ids).tolist()
-        if ids:
-            patients.append(_between(parts, (one, other)) | {'patients': ids, 'leak': leaks(one, other)})
+    patients = _shared_patients(parts, leaks)
     told = [_describe(name, data) for name, data in zip(names, sets)]
     return {
         'sets': told,
@@ -126,6 +113,19 @@ def audit(sets: Sequence[RadiographSet], own_lists: bool = False) -> dict[str, A
         'patients': patients,
         'problems': _problems(told, overlaps, patients, own_lists),
     }
+
+
+def _shared_patients(parts, leaks: Callable[[int, int], bool]) -> list[dict[str, Any]]:
+    """Of each two splits that have patients in common their ids, and whether that is a leak."""
+    patients = []
+    for one, other in itertools.combinations(range(len(parts)), 2):
+        (name_1, set_1, split_1), (name_2, set_2, split_2) = parts[one], parts[other]
+        if name_1 != name_2 and not ('lists' in set_1.metadata and 'lists' in set_2.metadata):
+            continue
+        ids = np.intersect1d(split_1.patient_ids, split_2.patient_ids).tolist()
+        if ids:
+            patients.append(_between(parts, (one, other)) | {'patients': ids, 'leak': leaks(one, other)})
+    return patients
 
 
 def _names(sets: Sequence[RadiographSet]) -> list[str]:

@@ -139,7 +139,7 @@ def _make(
             f'{builder.name}: {len(bad)} of {report["images"] + len(bad)} images can not be used, '
             f'the first: {bad[0]["reason"]}. All are listed in {aside / REPORT}. Mend them and '
             'prepare again, or take the set as it is now, without them: python -m '
-            f'mlvicx_jax.prepare with --allow_bad {len(bad)}'
+            f'mlvicx prepare with --allow-bad {len(bad)}'
         )
     os.rename(aside, place)
 
@@ -233,7 +233,7 @@ def _manual_dir(builder: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike
     if not manual_dir:
         raise UserError(
             f'{builder.name} needs manual_dir (--config.data.manual_dir in training, '
-            f'--manual_dir here), the folder of its release. {instructions}'
+            f'--manual-dir here), the folder of its release. {instructions}'
         )
     path = pathlib.Path(manual_dir).expanduser().absolute()
     if not path.is_dir() or not any(path.iterdir()):

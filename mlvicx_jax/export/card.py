@@ -65,12 +65,10 @@ def card(trained, evaluation: dict, form: str, config: dict, proof: dict, loss: 
         what: 'encoder' or 'all'.
     """
     recipe, pre = config['recipe'], config['preprocessing']
-    method, data, optim = recipe['method'], recipe['data'], recipe['optim']
+    method, data = recipe['method'], recipe['data']
     use = _USE[form] + (_TORCH if form in ('torchvision', 'mlvicx') else '')
     use = use.format(size=pre['size'], pooled=config['features']['pooled'], **config)
     return f"""---
-license: other
-license_name: not-chosen-yet
 library_name: {dict(onnx='onnx', flax='flax').get(form, 'pytorch')}
 pipeline_tag: image-feature-extraction
 tags:
@@ -97,16 +95,7 @@ stored at {data['stored_size']} px (area average). Other normalisations give oth
 
 ## Training
 
-| | |
-|---|---|
-| data | `{data['name']}`{_options(data)}, training split of {_share(data)} |
-| training split | sha256 of its sorted image ids `{trained.data_hash}` |
-| method | {_values(method)} |
-| optimiser | {_values(optim)} |
-| batch size, steps | {recipe['batch_size']}, {trained.step} |
-| activations | {recipe['dtype']} |
-| initial weights | {recipe.get('init') or 'random'} |
-| seed | {recipe['seed']} |
+{_training(trained, recipe)}
 
 Everything else is in `config.json` under `recipe`.
 
@@ -139,9 +128,24 @@ may answer from these. Test by subgroup and on a second source.
 
 ## Licence
 
-mlvicx_jax is Apache-2.0. These weights have no licence until whoever publishes them puts one into \
-the first lines of this file; the terms of the training data (`{data['name']}`) come first.
+The program that made these weights, mlvicx_jax, is Apache-2.0. The weights themselves have no licence \
+yet: whoever publishes them chooses one that the terms of the training data (`{data['name']}`) allow, and \
+adds it to the first lines of this file as `license: NAME`.
 """
+
+
+def _training(trained, recipe: dict) -> str:
+    data = recipe['data']
+    return f"""| | |
+|---|---|
+| data | `{data['name']}`{_options(data)}, training split of {_share(data)} |
+| training split | sha256 of its sorted image ids `{trained.data_hash}` |
+| method | {_values(recipe['method'])} |
+| optimiser | {_values(recipe['optim'])} |
+| batch size, steps | {recipe['batch_size']}, {trained.step} |
+| activations | {recipe['dtype']} |
+| initial weights | {recipe.get('init') or 'random'} |
+| seed | {recipe['seed']} |"""
 
 
 def _structure(config) -> str:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -164,12 +165,13 @@ def _config(trained: Trained, form: str, encoder) -> dict:
         'train_split_sha256': trained.data_hash,
         'recipe': recipe,
         'mlvicx_jax': __version__,
-    } | ({'opset': formats.OPSET} if form == 'onnx' else {})
+    } | FORMATS[form].facts()
 
 
 def _evaluation(run: Run) -> dict:
     """results.json of a finished run, else the newest evaluation of a running one, else {}."""
-    return run.results or next((line for line in reversed(run.lines) if 'probe/auroc' in line), {})
+    newest: dict[str, Any] = next((line for line in reversed(run.lines) if 'probe/auroc' in line), {})
+    return dict(run.results or newest)
 
 
 def _context_loss(trained: Trained, plain: Features, images, data_dir) -> dict:
@@ -177,7 +179,7 @@ def _context_loss(trained: Trained, plain: Features, images, data_dir) -> dict:
     without, and, given the data set, the mean AUROC of both probes."""
     size = trained.config.data.image_size
     refined = features(trained.encoder, trained.encoder_variables, images, size)
-    loss = {'cosine': compare(refined, plain)['pooled']['cosine']}
+    loss: dict[str, Any] = {'cosine': compare(refined, plain)['pooled']['cosine']}
     if data_dir is None:
         return loss
     section = trained.config.data

@@ -1,7 +1,7 @@
 """What a downstream run of a grid is of. It lies in the run's folder, so that no name is ever parsed."""
 
 import pathlib
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.files import read_json, write_json
@@ -47,6 +47,7 @@ def read_cell(folder: pathlib.Path) -> Cell | None:
         return None
     way_out = 'the command of the grid writes it anew'
     found = read_json(path, way_out)
-    if problem := mismatch(found, TypedDict('Fields', Cell.__annotations__)):
+    fields: Any = TypedDict('fields', Cell.__annotations__)  # type: ignore[misc]
+    if problem := mismatch(found, fields):
         raise UserError(f'{path}: {problem}; {way_out}')
     return Cell(**{name: found[name] for name in Cell._fields})

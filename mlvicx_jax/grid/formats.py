@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jinja2
 
@@ -36,6 +37,8 @@ def text(number: Number, brief: bool = False) -> str:
 
 def said_p(number: Number) -> str:
     """The test's p and Holm's, or that there is none: differences without spread."""
+    if number.test is None:
+        return ''
     if math.isnan(number.test.p):
         return 'p n/a'
     return f'p {number.test.p:.2g}, Holm {number.p_holm:.2g}'
@@ -166,6 +169,6 @@ def write(folder: str | os.PathLike, tables: Sequence[Table]) -> None:
             write_text(folder / f'{table.name}.{kind}', content)
 
 
-def _plain(value: float):
+def _plain(value: Any):
     """For a CSV file: empty where it is not available."""
     return '' if math.isnan(value) else float(value)

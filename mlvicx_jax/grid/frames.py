@@ -16,6 +16,14 @@ OVER_MASKS = {
 }
 
 
+def _nothing(method: str) -> None:
+    """The paper has no number."""
+
+
+def _no_labels(run: Finished) -> Sequence[str]:
+    return ()
+
+
 class Column(NamedTuple):
     """A column of a block.
 
@@ -33,8 +41,8 @@ class Column(NamedTuple):
     protocol: str
     share: float
     value: Callable[[Finished], float | None]
-    paper: Callable[[str], tuple[float, float | None] | None] = lambda method: None
-    absent: Callable[[Finished], Sequence[str]] = lambda run: ()
+    paper: Callable[[str], tuple[float, float | None] | None] = _nothing
+    absent: Callable[[Finished], Sequence[str]] = _no_labels
     tested: bool = False
 
 
@@ -53,13 +61,7 @@ def table1(cells: Iterable[Cell], runs: Mapping[Cell, Finished]) -> Iterator[Fra
             return paper_number(run, 'table1', protocol == 'finetune' and (str(share), method, label))
 
         columns = [
-            Column(
-                label,
-                protocol,
-                share,
-                lambda run, label=label: run.head['auroc'][label],
-                functools.partial(paper, label=label),
-            )
+            Column(label, protocol, share, _auroc_of(label), functools.partial(paper, label=label))
             for label in (*run.findings, *(name for name in run.labels if name == NO_FINDING))
         ]
         columns += [
@@ -143,6 +145,10 @@ def table4(cells: Iterable[Cell], runs: Mapping[Cell, Finished]) -> Iterator[Fra
 
             columns.append(_mean_column(run, name, protocol, share, f'{protocol} {percent(share)}', paper))
         yield f'AUROC, {name}', name, columns
+
+
+def _auroc_of(label: str) -> Callable[[Finished], float | None]:
+    return lambda run: run.head['auroc'][label]
 
 
 def _mean_column(run: Finished, mean: str, protocol: str, share: float, name: str, paper: Callable) -> Column:

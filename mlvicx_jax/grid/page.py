@@ -32,13 +32,18 @@ _FEWEST_SEEDS = 3  # for an interval between seeds: of two it is 12.7 times thei
 def render(grid: Grid) -> str:
     """The HTML of a grid; the same input gives the same bytes."""
     title = f'Grid of {count(len(grid.runs), "run")}: {grid.folder.name}'
-    parts = [*against_share(grid), *tables(grid), sheets.heatmaps(grid), runs(grid)]
+    parts: list[Section | NotRun | None] = [
+        *against_share(grid),
+        *tables(grid),
+        sheets.heatmaps(grid),
+        runs(grid),
+    ]
     return page.assemble(title, grid.folder, parts)
 
 
 def against_share(grid: Grid) -> list[Section | NotRun]:
     """A figure for each set and task: AUROC or Dice against the share of the labels."""
-    sections = []
+    sections: list[Section | NotRun] = []
     for task, what in (('classify', 'AUROC'), ('segment', 'Dice')):
         done = [run for run in grid.runs if run.task == task and run.results]
         sections += [
@@ -53,7 +58,7 @@ def _of_set(grid: Grid, name: str, what: str, runs: list[Run]) -> Section:
     for run in runs:
         for panel, value, interval in _numbers(run):
             line = panels.setdefault(panel, {}).setdefault(_series(grid, run, runs), {})
-            line.setdefault(run.results['share'], []).append((value, interval))
+            line.setdefault(_ended(run)['share'], []).append((value, interval))
     drawn = {
         panel: {
             series: [(part, *_summary(found)) for part, found in line.items()] for series, line in lines.items()
@@ -66,8 +71,8 @@ def _of_set(grid: Grid, name: str, what: str, runs: list[Run]) -> Section:
         for panel, lines in drawn.items()
         for series, points in lines.items()
     )
-    seeds = len({run.results['seed'] for run in runs})
-    caption = f'Test split of {runs[0].results["dataset"]}. '
+    seeds = len({_ended(run)['seed'] for run in runs})
+    caption = f'Test split of {_ended(runs[0])["dataset"]}. '
     if seeds == 1:
         caption += f'One seed; bars: {INTERVAL}.'
     else:
@@ -82,7 +87,8 @@ def _of_set(grid: Grid, name: str, what: str, runs: list[Run]) -> Section:
 
 def tables(grid: Grid) -> list[Section | NotRun]:
     """The grid's own tables, a section for each file of tables/."""
-    return [_markdown(path) for path in grid.tables] or [NotRun('tables', 'no tables/*.md in the folder')]
+    found: list[Section | NotRun] = [_markdown(path) for path in grid.tables]
+    return found or [NotRun('tables', 'no tables/*.md in the folder')]
 
 
 def runs(grid: Grid) -> Section:
@@ -136,11 +142,15 @@ def _place(grid: Grid, run: Run) -> tuple[str, str]:
     )
 
 
+def _ended(run: Run) -> Any:
+    return run.ended
+
+
 def _numbers(run: Run) -> list[tuple[str, float, Any]]:
     """(panel, value, interval) of a run's numbers that are available."""
-    test = run.results['test']
+    test = _ended(run)['test']
     if run.task == 'classify':
-        head, names = test[run.results['primary']], run.results['label_names']
+        head, names = test[_ended(run)['primary']], _ended(run)['label_names']
         mean = main_mean(head)
         found = (
             []
@@ -164,8 +174,8 @@ def _number(run: Run) -> str:
     if run.results is None:
         return f'not ended, step {run.lines[-1]["step"]}' if run.lines else 'not ended'
     if run.task == 'pretrain':
-        return f'step {run.results["step"]}'
-    several = len(run.results['test']) > 1 and run.task == 'segment'
+        return f'step {_ended(run)["step"]}'
+    several = len(_ended(run)['test']) > 1 and run.task == 'segment'
     return '; '.join(
         (f'{name} ' if several else '') + estimate(value, interval) for name, value, interval in _numbers(run)
     ) or number(None)
@@ -174,8 +184,8 @@ def _number(run: Run) -> str:
 def _series(grid: Grid, run: Run, others: list[Run]) -> str:
     """What a line of a figure is called: the method of its encoder, and the protocol."""
     text = f'{_place(grid, run)[1]}, {protocol(run.config["protocol"])}'
-    if len({other.results.get('context') for other in others}) > 1:
-        text += '' if run.results.get('context') else ', no context'
+    if len({_ended(other).get('context') for other in others}) > 1:
+        text += '' if _ended(run).get('context') else ', no context'
     return text
 
 
@@ -197,7 +207,9 @@ def _or_nan(value) -> float:
 
 def _markdown(path: pathlib.Path) -> Section:
     """A file of tables: its `#` the title, each `##` the caption of the table below, `-` notes."""
-    title, heading, blocks, rows = path.stem, '', [], []
+    title, heading = path.stem, ''
+    blocks: list[Table | Text] = []
+    rows: list[list[str]] = []
     for line in [*path.read_text(encoding='utf-8', errors='replace').splitlines(), '']:
         if line.startswith('|'):
             rows.append([_cell(text) for text in re.split(r'(?<!\\)\|', line.strip())[1:-1]])

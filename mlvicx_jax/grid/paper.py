@@ -3,7 +3,7 @@
 import importlib.resources
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from mlvicx_jax.evaluation.metrics import NO_FINDING
 from mlvicx_jax.grid.reading import Finished
@@ -13,7 +13,9 @@ PAPER = json.loads(importlib.resources.files(__package__).joinpath('paper_tables
 NIH = 'nih_chestxray14'
 
 
-def paper_number(run: Finished, table: str, path: Sequence | bool) -> tuple[float, float | None] | None:
+def paper_number(
+    run: Finished, table: str, path: Sequence | Literal[False]
+) -> tuple[float, float | None] | None:
     """The paper's number and its standard deviation (None where it gives none).
 
     None where the paper has no such number, or one of other test images or labels.

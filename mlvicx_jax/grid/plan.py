@@ -10,6 +10,7 @@ import json
 import pathlib
 import re
 import shlex
+from typing import Any
 
 from absl import flags
 from flax import traverse_util
@@ -128,10 +129,12 @@ def plan(config, workdir: pathlib.Path) -> list[Job]:
     grid = config.grid
     shared = _words('overrides', grid.overrides)
     tasks = {name: _task(recipe, name) for name, recipe in grid.sets.items()}
-    jobs, pretrained = [], {}
+    jobs: list[Job] = []
+    pretrained: dict[tuple[str, int], Job] = {}
     of_encoder = grid.pretrain_seeds or grid.seeds
     of_encoder = of_encoder if len(of_encoder) > 1 else [of_encoder[0]] * len(grid.seeds)
     for seed, encoder_seed in zip(grid.seeds, of_encoder):
+        encoders: dict[str, tuple[Job | None, list[str]]]
         encoders = {name: (None, _init(name, init, encoder_seed)) for name, init in grid.inits.items()}
         for name, recipe in grid.pretrain.items():
             key = name, encoder_seed
@@ -235,7 +238,7 @@ def _parse(words: list[str]) -> dict:
     try:
         values(words)
         configs.keep_given(values['config'])
-        found = values['config'].value
+        found: Any = values['config'].value
         configs.check(found)
         return json.loads(found.to_json_best_effort())
     except UserError as error:

@@ -27,11 +27,7 @@ from mlvicx_jax.grid.plan import Job, check, plan, refuse_another_config
 from mlvicx_jax.terminal import duration
 
 STOPPED = os.EX_TEMPFAIL  # exit code after SIGTERM or Ctrl-C, as that of a training run
-
-
 GRACE = 120.0  # seconds that runs get to save before they are killed
-
-
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -96,7 +92,9 @@ def _prepare(jobs: list[Job]) -> None:
 
 def _work(todo, command, parallel, lock, stop, book) -> dict[Job, str]:
     """Runs the jobs, `parallel` at a time; returns those that failed and why."""
-    waiting, running, failed = collections.deque(todo), {}, {}
+    waiting = collections.deque(todo)
+    running: dict[subprocess.Popen, tuple[Job, float]] = {}
+    failed: dict[Job, str] = {}
     clock = Clock(todo, parallel)
     try:
         while (waiting or running) and not stop.asked:

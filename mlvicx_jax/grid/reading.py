@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,14 +52,15 @@ def read_finished(folder: str | os.PathLike, cell: Cell) -> Finished:
         UserError: a file is missing or damaged, or the run is of another cell.
     """
     run = Run.open(folder)
+    results: Any = run.ended
     if run.task != cell.task:
         raise UserError(
             f'{folder}: a run of {run.task}, expected {cell.task}; delete the folder to run it again'
         )
     for name in ('protocol', 'share', 'seed'):
-        if run.ended[name] != getattr(cell, name):
+        if results[name] != getattr(cell, name):
             raise UserError(
-                f'{folder}: results.json has {name} {run.ended[name]!r}, expected '
+                f'{folder}: results.json has {name} {results[name]!r}, expected '
                 f'{getattr(cell, name)!r}; delete the folder to run it again'
             )
     arrays = run.predictions
@@ -68,9 +69,7 @@ def read_finished(folder: str | os.PathLike, cell: Cell) -> Finished:
     names = arrays['label_names' if cell.task == 'classify' else 'structures'].tolist()
     truth = arrays['test_labels' if cell.task == 'classify' else 'test_has']
     judged = json.dumps([names, arrays['test_image_ids'].tolist(), np.asarray(truth, np.uint8).tolist()])
-    return Finished(
-        os.fspath(folder), dict(run.ended), tuple(names), hashlib.sha256(judged.encode()).hexdigest()
-    )
+    return Finished(os.fspath(folder), results, tuple(names), hashlib.sha256(judged.encode()).hexdigest())
 
 
 def refuse_mixtures(runs: Mapping[Cell, Finished]) -> None:

@@ -53,8 +53,8 @@ class Number:
     def estimate(self) -> statistics.Estimate:
         """Mean over the seeds and its interval; NaN where one of them has no value."""
         if not self.values:
-            return statistics.Estimate(math.nan, math.nan, math.nan)
-        return statistics.t_interval(list(self.values.values()))
+            return statistics.Estimate(*np.full(3, math.nan))
+        return statistics.t_interval(np.array(list(self.values.values())))
 
     @property
     def std(self) -> float:
@@ -124,7 +124,7 @@ def fill(
     }
     if len(ablated) > 1:
         made['classify']['table4'] = (frames.table4, ablated, 'both')
-    blocks = {name: [] for name in TITLES}
+    blocks: dict[str, list[Block]] = {name: [] for name in TITLES}
     for name in frames.unique(cell.set for cell in cells):
         of_set = [cell for cell in cells if cell.set == name]
         for table, (make, of, against) in made[of_set[0].task].items():
@@ -146,11 +146,11 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
     The k-th smallest of m, times m - k + 1, made monotone and cut at 1.
     """
-    p = np.asarray(p, np.float64)
-    order = np.argsort(p)  # NaN last
-    m = int(np.sum(~np.isnan(p)))
-    adjusted = np.full(len(p), np.nan)
-    adjusted[order[:m]] = np.minimum(1, np.maximum.accumulate(p[order[:m]] * np.arange(m, 0, -1)))
+    each = np.asarray(p, np.float64)
+    order = np.argsort(each)  # NaN last
+    m = int(np.sum(~np.isnan(each)))
+    adjusted = np.full(len(each), np.nan)
+    adjusted[order[:m]] = np.minimum(1, np.maximum.accumulate(each[order[:m]] * np.arange(m, 0, -1)))
     return adjusted
 
 
@@ -173,8 +173,8 @@ def _block(title, quantity, rows, columns, reference, cells, runs) -> Block:
             ]
     for column in columns:
         against = numbers.get((reference, column.name))
-        for row in rows if column.tested and against else ():
-            if row != reference:
+        for row in rows:
+            if column.tested and against and row != reference:
                 _compare(numbers[row, column.name], against)
     name = cells[0].set
     return Block(f'{name}, {title}', name, quantity, dict(rows), columns, numbers, marks)
@@ -185,7 +185,7 @@ def _compare(number: Number, against: Number) -> None:
     seeds = [seed for seed in number.values if seed in against.values]
     if len(seeds) > 1 and all(number.absent[seed] == against.absent[seed] for seed in seeds):
         number.test = statistics.paired_t_test(
-            [number.values[seed] for seed in seeds], [against.values[seed] for seed in seeds]
+            *(np.array([of.values[seed] for seed in seeds]) for of in (number, against))
         )
 
 

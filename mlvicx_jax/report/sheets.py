@@ -62,7 +62,7 @@ def heatmaps(run) -> Section | NotRun:
     folder = run.folder / 'heatmaps'
     paths = sorted(folder.glob('*.png'))
     if not paths:
-        return NotRun('heatmaps', 'no heatmaps/*.png in the folder; python -m mlvicx_jax.heatmaps draws them')
+        return NotRun('heatmaps', 'no heatmaps/*.png in the folder; mlvicx heatmaps draws them')
     left = f' {len(paths) - _MOST} more are in heatmaps/.' if len(paths) > _MOST else ''
     blocks = [
         Picture(

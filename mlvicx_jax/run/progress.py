@@ -11,6 +11,7 @@ from mlvicx_jax.durations import Clock, Schedule
 from mlvicx_jax.run.goodput import Goodput
 from mlvicx_jax.run.guard import NonFiniteGuard
 from mlvicx_jax.run.metrics import MetricLog
+from mlvicx_jax.run.watchdog import Watchdog
 from mlvicx_jax.terminal import duration, say
 
 
@@ -76,12 +77,13 @@ def compare(step, probes, initial) -> str:
 class Meter:
     """Times training steps; the first, which compiles, and pauses are left out.
 
-    What it leaves out, and all else, is counted in `goodput`.
+    What it leaves out, and all else, is counted in `goodput`; the watchdog is told of pauses.
     """
 
-    def __init__(self, batch_size: int, goodput: Goodput):
+    def __init__(self, batch_size: int, goodput: Goodput, watchdog: Watchdog):
         self._batch_size = batch_size
         self._goodput = goodput
+        self._watchdog = watchdog
         self._compiled = False
         self._steps = self._seconds = self._wait = 0
         self._waited = 0.0  # within the step under way
@@ -97,7 +99,8 @@ class Meter:
     @contextlib.contextmanager
     def pause(self, phase: str):
         """Around what is no training: saving and evaluation."""
-        yield
+        with self._watchdog.busy():
+            yield
         self._goodput.spent(phase)
 
     def lap(self) -> None:

@@ -207,7 +207,7 @@ class Trained:
         if classifier is None:
             raise UserError(
                 f'{where}: a run of {self.config.method.name} has an encoder but no classifier, so '
-                'there is no probability of a finding; --embeddings of mlvicx_jax.predict needs none, '
+                'there is no probability of a finding; --embeddings of mlvicx predict needs none, '
                 f'and python main.py --config=configs/classify.py --config.init={where} trains one'
             )
         names = self.run.ended.get('label_names', [])

@@ -91,7 +91,7 @@ class Watchdog:
                 self._file(jax.process_index()).unlink()
                 self._folder.rmdir()  # by the last one
 
-    def _listen(self, event: str, seconds: float, **_) -> None:
+    def _listen(self, event: str, duration_secs: float, **kwargs) -> None:
         if event in (LOWERED, COMPILED):
             self._compiling, self._entered = event == LOWERED, time.monotonic()
 

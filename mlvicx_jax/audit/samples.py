@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mlvicx_jax.audit.report import read_film
+from mlvicx_jax.data.films import read_film
 from mlvicx_jax.data.source import RadiographSet, Split
 from mlvicx_jax_datasets import radiograph
 
@@ -60,7 +60,7 @@ def _draw(
     sheet = np.full((rows * height, COLUMNS * width, 3), 255, np.uint8)
     figure = Figure(figsize=(COLUMNS * width / 100, (rows * height + 30) / 100), dpi=100)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes([0, 0, 1, rows * height / (rows * height + 30)])
+    axes = figure.add_axes((0, 0, 1, rows * height / (rows * height + 30)))
     axes.axis('off')
     figure.text(0.004, 0.995, title, va='top', fontsize=12)
     for k, i in enumerate(chosen):
