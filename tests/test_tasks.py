@@ -5,18 +5,18 @@ import json
 import pathlib
 import signal
 
-import jax
 import numpy as np
 import pytest
 
 import tiny
 from configs import base, segment
-from mlvicx_jax import methods, tasks
+from mlvicx_jax import methods, start, tasks
 from mlvicx_jax import train as training
 from mlvicx_jax.data import opening, resident
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.run import guard
 from mlvicx_jax.run.goodput import Goodput
+from mlvicx_jax.tasks import linear
 
 OFF = {
     'eval_every_steps': 0,
@@ -127,7 +127,7 @@ def test_what_needs_no_data_is_refused_before_they_are_opened(
     kind, changes, message, data_dir, tmp_path, monkeypatch
 ):
     config = recipe(kind, data_dir)
-    monkeypatch.setattr(training, 'open_data', touch)
+    monkeypatch.setattr(start, 'open_data', touch)
     with pytest.raises(Touched):
         training.train(config, tmp_path)
     for name, value in changes.items():
@@ -168,7 +168,7 @@ def test_what_the_data_tell_is_refused_before_anything_is_computed(
     if kind == 'supervised':
         config.task = 'pretrain'
         del config['protocol']
-    monkeypatch.setattr(training.states, 'create', touch)
+    monkeypatch.setattr(start.states, 'create', touch)
     with pytest.raises(Touched):
         training.train(config, tmp_path)
     if changes.pop('no positives', False):
@@ -182,7 +182,7 @@ def test_what_the_data_tell_is_refused_before_anything_is_computed(
 def test_labels_are_counted_by_the_data_and_stay_what_they_were(data_dir, tmp_path, monkeypatch):
     config = recipe('finetune', data_dir)
     (tmp_path / 'metrics.jsonl').write_text('')
-    monkeypatch.setattr(training.states, 'create', touch)
+    monkeypatch.setattr(start.states, 'create', touch)
     with pytest.raises(Touched):
         training.train(config, tmp_path / 'new')
     assert json.loads((tmp_path / 'new/config.json').read_text())['method']['labels'] == 9
@@ -217,7 +217,6 @@ def test_frozen_heads_have_no_score_for_a_label_they_never_saw():
         patient_ids: np.ndarray = dataclasses.field(default_factory=lambda: np.arange(40))
 
     config = recipe('frozen', '')
-    from mlvicx_jax.tasks import linear
 
     class Log:
         write = staticmethod(lambda step, numbers: None)
@@ -230,8 +229,6 @@ def test_frozen_heads_have_no_score_for_a_label_they_never_saw():
 
 
 def test_features_are_found_by_the_content_of_the_set_not_by_its_place(data_dir, monkeypatch):
-    from mlvicx_jax.tasks import linear
-
     config = recipe('frozen', data_dir)
     config.method.labels = 9
     data = opening.open_data(config)
@@ -264,11 +261,9 @@ def test_a_signal_asks_to_save_and_stop(number, code):
 
 def test_a_start_holds_what_the_run_will_have(data_dir, tmp_path):
     """A frozen segmentation: what follows from the protocol is in config.json too."""
-    start = training.begin(recipe('segment', data_dir, protocol='frozen'), tmp_path, Goodput(tmp_path))
-    start.checkpoints.close()
+    begun = start.begin(recipe('segment', data_dir, protocol='frozen'), tmp_path, Goodput(tmp_path))
+    begun.checkpoints.close()
     written = json.loads((tmp_path / 'config.json').read_text())
     assert written['protocol'] == 'frozen'
     assert written['method']['frozen_encoder'] and written['optim']['frozen'] == ['encoder']
-    assert start.method.frozen_encoder and start.method.structures == 1
-    labels = jax.tree.leaves(start.optimizer.init(start.state.params))
-    assert labels is not None
+    assert begun.method.frozen_encoder and begun.method.structures == 1
