@@ -67,6 +67,7 @@ class Start:
 def begin(config, workdir: pathlib.Path, goodput: Goodput) -> Start:
     """Refuses what can not run: first what the config tells, then the data, then the folder."""
     task_class = tasks.find(config)
+    durations.check(config)
     config = task_class.settle(config)
     if config.method.get('labels') == 0:
         config.method.labels = _earlier_labels(workdir)

@@ -23,7 +23,6 @@ OFF = {
     'log_every_steps': 0,
     'checkpoint.every_steps': 0,
     'checkpoint.keep_every': 0,
-    'early_stopping.patience': 0,
     'optim.warmup_epochs': 0.0,
     'eval.max_train_images': 0,
     'watchdog_seconds': 0.0,
@@ -45,6 +44,7 @@ def recipe(kind, data_dir, **changes):
     config.data.data_dir = str(data_dir)
     config.batch_size = config.eval.batch_size = 8
     base.duration(config, 'total', steps=2)
+    config.early_stopping.patience = 10 if kind != 'pretrain' else 0
     base.duration(config, 'eval_every')
     config.update_from_flattened_dict(changes)
     return config
@@ -112,7 +112,7 @@ def touch(*_, **__):
     'kind,changes,message',
     [
         ('pretrain', {'method.name': 'vicreg2'}, "'vicreg2'"),
-        ('pretrain', {'method.alpha': 'x'}, 'config.method'),
+        ('pretrain', {'method.aggregation': 'mean'}, 'config.method'),
         ('pretrain', {'batch_size': 6}, '4 devices do not divide'),
         ('pretrain', {'optim.frozen': ('encodr',)}, "names 'encodr'"),
         ('pretrain', {'total_epochs': 1.0}, 'both set'),
