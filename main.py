@@ -51,6 +51,7 @@ def main(_):
 
     compilation.keep_programs()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    compilation.check_sums()
     if _PREVIEW.value:
         return preview.preview(configured, _PREVIEW.value)
     return train.train(configured, workdir)

@@ -18,6 +18,7 @@ import sys
 import cv2
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from mlvicx_jax import methods, parallel
 from mlvicx_jax.data import pipeline
@@ -28,8 +29,7 @@ from mlvicx_jax.evaluation import frozen, metrics
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.evaluation.probe import linear_probe
 from mlvicx_jax.files import write_json
-from mlvicx_jax.run import checkpoints as checkpoint
-from mlvicx_jax.run.folder import read_config
+from mlvicx_jax.run.record import Run
 
 PIXELS = 32
 
@@ -73,12 +73,13 @@ def pixels(split) -> np.ndarray:
 
 def evaluate(workdir) -> dict[str, dict[str, float]]:
     """{'pretrained' | 'calibrated' | 'uncalibrated' | 'pixels': {question: AUROC}} of a run."""
-    config = read_config(pathlib.Path(workdir))
+    run = Run.open(workdir)
+    config = ConfigDict(run.config)
     mesh = parallel.create_mesh(config.batch_size)
     data, method = open_data(config), methods.create(config)
     arguments = config.data.image_size, config.eval.batch_size, mesh
     splits = {name: data.splits[name] for name in ('train', 'test')}
-    trained = checkpoint.restore_encoder(workdir)
+    trained = run.encoder()
     variables, _ = jax.jit(method.init)(jax.random.key(config.seed))
     initial = frozen.initial_readings(
         method.encoder,

@@ -5,7 +5,7 @@
   python main.py --config=configs/tables.py:paper --workdir=grid       the paper's, in full
 
 One command pretrains, evaluates and writes <workdir>/tables/; killed at any moment, the same command goes on.
-The paper's sets are prepared before: python -m mlvicx_jax.prepare. For encoders that are trained already: a
+The paper's sets are prepared before: mlvicx prepare. For encoders that are trained already: a
 recipe of one's own with `grid.inits`, such as {'mlvicx': 'workdirs/mlvicx_{seed}'}.
 """
 
@@ -35,15 +35,19 @@ def get_config(which='phantom'):
     config.task = 'tables'
     config.grid = ConfigDict(
         dict(
-            # Encoders that the grid trains, one for each seed: a recipe, and flags of main.py behind it.
+            # Encoders that the grid trains: a recipe, and flags of main.py behind it.
             pretrain=ConfigDict(),
-            # Others: config.init, '' for random weights, flags behind it; {seed} stands for the seed.
+            # Others: config.init, '' for random weights, flags behind it; {seed} stands for the
+            # seed of pretraining.
             inits=ConfigDict(dict(random='')),
             # A recipe with its options and flags; protocol, fraction, seed and init are the grid's.
             sets=ConfigDict(),
             protocols=('frozen', 'finetune'),
             fractions=ConfigDict(dict(classify=(0.01, 0.1, 0.3, 1.0), segment=(0.3, 1.0))),
+            # Of downstream runs: the labelled part, the new weights, the order of the images.
             seeds=(0, 1, 2),
+            # Of pretraining: one for all of `seeds`, or one for each; () takes those themselves.
+            pretrain_seeds=(),
             overrides='',  # flags for every run, such as '--config.data.data_dir=DIR'
             parallel=1,
         )
@@ -60,6 +64,8 @@ def get_config(which='phantom'):
             'configs/segment.py:dataset=phantom_cxr,structures=heart+Pneumothorax,size=small'
         )
     elif which == 'paper':
+        # Ten runs of each cell, as its t-test needs, from one pretraining of each method.
+        config.grid.update(seeds=tuple(range(10)), pretrain_seeds=(0,))
         for name in METHODS:
             config.grid.pretrain[name] = f'configs/{name}.py'
         for name in ('nih_chestxray14', 'vinbig_cxr', 'rsna_pneumonia'):

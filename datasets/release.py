@@ -14,7 +14,6 @@ import functools
 import hashlib
 import os
 import pathlib
-import sys
 import tarfile
 import tempfile
 import zlib
@@ -24,11 +23,11 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets.public_api as tfds
-import tqdm
 
 from mlvicx_jax.errors import UserError
 
 from . import dicom, radiograph, schema
+from .progress import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,22 +163,6 @@ class ReleaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise UserError(
                 f'{self.name}: no image of {split} can be used; the last reason: {self.bad[-1]["reason"]}'
             )
-
-
-def progress(items: Iterable, total: int, name: str, unit: str = 'images') -> Iterator:
-    """Shows how far, how fast and for how long yet; a line in half a minute where no one watches."""
-    watched = sys.stderr.isatty()
-    return iter(
-        tqdm.tqdm(
-            items,
-            desc=name,
-            total=total,
-            unit=f' {unit}',
-            smoothing=0.05,
-            mininterval=0.2 if watched else 30,
-            ascii=not watched,
-        )
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,9 @@
 #SBATCH --output=slurm-%j.out
 
 # TERM@180: three minutes before the time is up, and when the job is preempted, every process saves and
-# ends with 75. 70 is the watchdog's: a host stopped answering. After both, the same job goes on from the
-# newest checkpoint. Anything else is an error that a restart would only repeat.
+# ends with 75. 70: a host stopped answering. 134, 137: a process was aborted or killed, by the kernel for
+# want of memory or with its host. After all of these the same job goes on from the newest checkpoint.
+# Anything else is an error that a restart would only repeat.
 set -u
 most_restarts=50
 
@@ -28,7 +29,7 @@ code=$?
 
 case $code in
     0) echo 'finished' ;;
-    70 | 75 | 143)  # 143: ended by SIGTERM before the program could listen
+    70 | 75 | 134 | 137 | 143)  # 143: ended by SIGTERM before the program could listen
         if (( ${SLURM_RESTART_COUNT:-0} < most_restarts )); then
             echo "ended with $code; requeued"
             scontrol requeue "$SLURM_JOB_ID"
@@ -36,4 +37,4 @@ case $code in
             echo "ended with $code after $most_restarts restarts; not requeued" >&2
         fi ;;
 esac
-exit $code
+exit "$code"

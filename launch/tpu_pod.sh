@@ -23,10 +23,10 @@ for (( start = 1; start <= 50; start++ )); do
         --command="cd mlvicx_jax && .venv/bin/python main.py $arguments"
     code=$?
     case $code in
-        70 | 75 | 143 | 255)  # stalled; saved after SIGTERM; ended by SIGTERM; the connection was lost
+        70 | 75 | 134 | 137 | 143 | 255)  # stalled; saved after SIGTERM; aborted; killed; ended; no connection
             echo "start $start ended with $code; once more in 30 s"
             sleep "${PAUSE:-30}" ;;
-        *) exit $code ;;
+        *) exit "$code" ;;
     esac
 done
-exit $code
+exit "$code"

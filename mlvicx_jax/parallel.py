@@ -1,7 +1,11 @@
 """Processes, the device mesh, and how arrays are laid out on it."""
 
+import contextlib
+import ctypes
 import hashlib
+import multiprocessing
 import os
+import signal
 
 import jax
 import numpy as np
@@ -10,6 +14,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.models.norm import AXIS
+
+STALLED = 70  # exit code of a run that lost another of its processes (sysexits' EX_SOFTWARE)
 
 
 def start(
@@ -34,6 +40,39 @@ def start(
         or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
     ):
         jax.distributed.initialize()
+    if jax.distributed.is_initialized():
+        _end_with_stalled_where_jax_aborts()
+
+
+def _end_with_stalled_where_jax_aborts() -> None:
+    """Makes SIGABRT end this process with `STALLED`.
+
+    jax aborts every process that can not reach process 0, which hosts its coordinator, or that the
+    coordinator tells of a dead one. jaxlib's callback for that takes no Python function (0.10.1: it
+    can not convert the status and aborts, too), and a handler of Python's own `signal` never runs
+    in an abort: hence a handler of the C library's.
+    """
+    global _on_abort  # the C library keeps no reference to it
+    _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(_leave)
+    library = ctypes.CDLL(None)
+    library.signal.argtypes = [ctypes.c_int, type(_on_abort)]
+    library.signal.restype = ctypes.c_void_p
+    library.signal(signal.SIGABRT, _on_abort)
+
+
+_on_abort = None
+
+
+def _leave(_signal: int) -> None:
+    text = (
+        'error: jax ended this process, as the lines above tell: process 0 or another one is gone. Run the '
+        'same command again on all hosts: it goes on from the last checkpoint\n'
+    )
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
+    for child in multiprocessing.active_children():  # that decode images
+        child.kill()
+    os._exit(STALLED)
 
 
 def agree(**facts: str) -> None:

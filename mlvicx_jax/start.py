@@ -11,6 +11,7 @@ import jax
 
 from mlvicx_jax import durations, methods, optim, parallel, tasks
 from mlvicx_jax import state as states
+from mlvicx_jax.checkout import code_hash
 from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.data.records import records_hash
 from mlvicx_jax.data.source import RadiographSet
@@ -77,7 +78,7 @@ def begin(config, workdir: pathlib.Path, goodput: Goodput) -> Start:
         config.accumulation,
     )
     check_network(config)
-    parallel.agree(config=folder.identity(config), code=folder.code_hash())
+    parallel.agree(config=folder.identity(config), code=code_hash())
     is_whole = config.method.get('labels') != 0  # a config.json has to say how many
     if is_whole:
         folder.claim(workdir, config)
@@ -105,6 +106,7 @@ def begin(config, workdir: pathlib.Path, goodput: Goodput) -> Start:
         durations.steps(config.checkpoint, 'checkpoint', 'keep_every', clock) or 0,
         data.splits['train'].hash,
         records,
+        folder.fixed(config),
     )
     patience = durations.steps(config.early_stopping, 'early_stopping', 'patience', clock)
     best = Best(task.monitor, patience)

@@ -10,8 +10,7 @@ from mlvicx_jax.data import pipeline, resident
 from mlvicx_jax.durations import Schedule
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import diagnostics
-from mlvicx_jax.files import write_json
-from mlvicx_jax.run import progress
+from mlvicx_jax.run import folder, progress, results
 from mlvicx_jax.run.best import Evaluations
 from mlvicx_jax.run.goodput import Goodput
 from mlvicx_jax.run.guard import INTERRUPTED, PREEMPTED, NonFiniteGuard, StopRequest
@@ -25,6 +24,7 @@ from mlvicx_jax.terminal import say
 __all__ = 'INTERRUPTED', 'PREEMPTED', 'train'
 
 
+@folder.alone
 def train(config, workdir) -> int:
     """Runs `config` in `workdir`, from its newest checkpoint if it has one; returns the exit code.
 
@@ -81,13 +81,13 @@ def loop(start: Start) -> int:
     if not first:
         log.write(0, initial)
     guard = NonFiniteGuard(workdir, config.max_skipped_steps)
-    meter = progress.Meter(clock.batch_size, start.goodput)
+    watchdog, stop = Watchdog(workdir, config.watchdog_seconds), StopRequest()
+    meter = progress.Meter(clock.batch_size, start.goodput, watchdog)
     numbers = progress.Steps(
         Schedule(durations.steps(config, '', 'log_every', clock), total),
         log, guard, meter, split.image_ids, start.method.reference_levels(clock.batch_size),
     )  # fmt: skip
     evaluations = Evaluations(start.task.at, evaluating, start.best, checkpoints, log, meter)
-    watchdog, stop = Watchdog(workdir, config.watchdog_seconds), StopRequest()
     start.goodput.spent('start')
     with contextlib.closing(stream), contextlib.closing(log), watchdog, stop:
         evaluations.catch_up(workdir, state)
@@ -162,8 +162,8 @@ def solve(start: Start) -> int:
     start.goodput.spent('checkpoint')
     found = start.task.results(state, numbers, {})
     start.goodput.spent('evaluation')
+    start.checkpoints.only(int(state.step))  # not one that an earlier start left before its results
     write_results(start, state, found)
-    start.checkpoints.only(int(state.step))
     return 0
 
 
@@ -173,8 +173,9 @@ def write_results(start: Start, state, found: dict) -> None:
     start.goodput.tell()
     config, data = start.config, start.data
     if jax.process_index() == 0:
-        write_json(
-            start.results,
+        results.write(
+            start.workdir,
+            config.task,
             (about(config, data, start.proved) if start.task.uses_labels else {})
             | {
                 'task': config.task,
@@ -183,6 +184,7 @@ def write_results(start: Start, state, found: dict) -> None:
                 'data/train_hash': data.splits['train'].hash,
                 'device': parallel.device_name(),
                 'version': __version__,
+                'code': start.checkpoints.code,
             }
             | found
             | start.goodput.shares(),

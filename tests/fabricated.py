@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from mlvicx_jax.grid import tables
+from mlvicx_jax.grid import reading
 
 LABELS = ('Nodule', 'Cardiomegaly', 'No Finding')
 
@@ -60,9 +60,14 @@ def write_run(
         }
         results |= {
             'primary': 'linear',
+            'label_names': list(labels),
             'validation/auroc': 0.5,
             'test': {
-                'knn': {'auroc': dict.fromkeys(labels, 0.111), 'means': {}, 'not_available': []},
+                'knn': {
+                    'auroc': dict.fromkeys(labels, 0.111),
+                    'means': dict.fromkeys(means, 0.111),
+                    'not_available': [],
+                },
                 'linear': head
                 | {
                     'means': means,
@@ -70,16 +75,43 @@ def write_run(
                 },
             },
         }
-        arrays = {'label_names': np.array(labels), 'test_image_ids': ids, 'test_labels': matrix}
+        arrays = {
+            'label_names': np.array(labels),
+            'test_image_ids': ids,
+            'test_patient_ids': ids,
+            'test_labels': matrix,
+        }
     else:
         results['test'] = {
             label: {'dice_positives': value, 'dice_all': value + 0.2, 'iou_positives': value - 0.1}
             for label, value in zip(labels, values)
         }
-        arrays = {'structures': np.array(labels), 'test_image_ids': ids, 'test_has': matrix.astype(bool)}
+        shown = np.zeros((1, 2, 2, len(labels)), bool)
+        arrays = {
+            'structures': np.array(labels),
+            'test_image_ids': ids,
+            'test_patient_ids': ids,
+            'test_dice': np.full(matrix.shape, 0.5),
+            'test_has': matrix.astype(bool),
+            'sample_image_ids': ids[:1],
+            'sample_images': np.zeros((1, 2, 2), np.uint8),
+            'sample_truth': shown,
+            'sample_predicted': shown,
+        }
+    config = {
+        'task': cell.task,
+        'protocol': cell.protocol,
+        'seed': cell.seed,
+        'init': results['init'],
+        'method': {'name': 'supervised'},
+        'model': {'context': True},
+        'eval': {'split': 'test'},
+        'data': {'name': dataset, 'stored_size': 256, 'image_size': 224, 'labelled': {'share': cell.share}},
+    }
+    (folder / 'config.json').write_text(json.dumps(config))
     np.savez(folder / 'predictions.npz', **arrays)
     (folder / 'results.json').write_text(json.dumps(results | changed))
-    return tables.read_run(folder, cell)
+    return reading.read_finished(folder, cell)
 
 
 def _mean(values):

@@ -6,7 +6,7 @@ import time
 
 import several
 
-from mlvicx_jax.run.watchdog import STALLED
+from mlvicx_jax.parallel import STALLED
 
 LIMIT = 4.0  # seconds of the watchdog
 PROGRAM = """
@@ -74,7 +74,7 @@ def test_where_it_is_process_0_the_other_ends_too(tmp_path):
     """With it goes what jax itself listens to, so that jax may end the other before its watchdog does."""
     (code_0, said_0, _), (code_1, said_1, seconds) = end_of(tmp_path, '0')
     assert code_0 == 1 and said_0.endswith(MISTAKE)
-    assert code_1 and seconds < 3 * LIMIT, (code_1, seconds, said_1[-3000:])
+    assert code_1 == STALLED and seconds < 3 * LIMIT, (code_1, seconds, said_1[-3000:])
 
 
 def test_all_by_the_same_mistake_say_so(tmp_path):

@@ -14,8 +14,8 @@ from PIL import Image
 from scipy import ndimage
 
 from mlvicx_jax.data import augment
-from mlvicx_jax.preview import write_preview
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.preview import write_preview
 
 IDENTITY = augment.Recipe(area=(1, 1), aspect=(1, 1), flip=0, jitter_probability=0, blur_probability=0)
 EVERYTHING = augment.Recipe(rotation=15, blur_probability=0.5, solarise_probability=0.5)

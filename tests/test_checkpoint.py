@@ -14,7 +14,8 @@ import tiny
 from mlvicx_jax import parallel, train
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.run import folder as workdir
-from mlvicx_jax.run.checkpoints import Checkpoints, fingerprint
+from mlvicx_jax.run.checkpoints import Checkpoints
+from mlvicx_jax.run.proof import fingerprint
 from mlvicx_jax.state import TrainState
 
 

@@ -18,8 +18,8 @@ from mlvicx_jax.data import augment, opening, pipeline, questions
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import frozen
 from mlvicx_jax.run import best as downstream
-from mlvicx_jax.run import checkpoints as checkpoint
-from mlvicx_jax.run import trained
+from mlvicx_jax.run import restoring as checkpoint
+from mlvicx_jax.run.record import Run
 from mlvicx_jax.tasks import classify as classification
 
 FINDINGS = slice(0, 8)  # of the phantom's labels, the last is No Finding
@@ -124,7 +124,7 @@ def test_the_best_step_on_validation_is_what_is_left(finetuned):
 @pytest.mark.parametrize('which,head', [('finetuned', 'classifier'), ('probed', 'linear')])
 def test_the_network_read_back_gives_the_predictions(which, head, data_dir, request):
     workdir = request.getfixturevalue(which)
-    run = trained.load(workdir)
+    run = Run.open(workdir).network()
     data = opening.open_data(recipe(data_dir))
     assert (run.label_names, run.step) == (data.label_names, results(workdir)['step'])
     images = np.concatenate(
@@ -197,7 +197,7 @@ def test_canary_test_labels_can_not_influence_what_is_chosen(
     else:
         training.train(recipe(data_dir, 'frozen', init=str(pretrained)), tmp_path)
     assert validation_curve(tmp_path) == validation_curve(straight)
-    tiny_leaves = [jax.tree.leaves(trained.load(workdir).variables) for workdir in (straight, tmp_path)]
+    tiny_leaves = [jax.tree.leaves(Run.open(workdir).network().variables) for workdir in (straight, tmp_path)]
     for a, b in zip(*tiny_leaves, strict=True):
         np.testing.assert_array_equal(a, b)
     a, b = results(straight), results(tmp_path)
@@ -210,7 +210,7 @@ def test_canary_test_labels_can_not_influence_what_is_chosen(
 
 def test_frozen_is_frozen(probed, pretrained):
     encoder = checkpoint.restore_encoder(pretrained)
-    after = trained.load(probed).variables
+    after = Run.open(probed).network().variables
     after = {kind: after[kind]['encoder'] for kind in encoder}
     assert jax.tree.structure(encoder) == jax.tree.structure(after)
     for a, b in zip(jax.tree.leaves(encoder), jax.tree.leaves(after)):
@@ -219,7 +219,7 @@ def test_frozen_is_frozen(probed, pretrained):
 
 def test_fine_tuned_is_not(finetuned, pretrained):
     encoder = checkpoint.restore_encoder(pretrained)
-    after = trained.load(finetuned).variables
+    after = Run.open(finetuned).network().variables
     before = tiny.leaves(encoder)
     after = tiny.leaves({kind: after[kind]['encoder'] for kind in encoder})
     still = [path for path in before if np.array_equal(before[path], after[path])]

@@ -4,7 +4,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+import pytest
+
 from mlvicx_jax import compilation
+from mlvicx_jax.errors import UserError
 
 PROGRAM = """
 from mlvicx_jax.compilation import keep_programs
@@ -56,3 +60,21 @@ def test_who_has_no_home_trains_all_the_same(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(compilation.pathlib.Path, 'expanduser', no_home)
     compilation.keep_programs()
+
+
+def test_right_sums_pass():
+    compilation.check_sums()
+
+
+def _shifted(matrix, rows):
+    """As jaxlib 0.10.2 did: some rows get the sums of others, added up."""
+    right = ((rows @ matrix.T) ** 2).sum(1)
+    right[-7:] += right[:7000].reshape(7, -1).sum(1)
+    return right
+
+
+@pytest.mark.parametrize('wrong', [_shifted, lambda matrix, rows: np.full(len(rows), np.nan)])
+def test_wrong_sums_are_refused_in_one_line_with_the_version_and_the_way_out(wrong):
+    with pytest.raises(UserError, match=r'jaxlib \d+\.\d+\S* computes wrong sums .* pip install') as error:
+        compilation.check_sums(wrong)
+    assert '\n' not in str(error.value)

@@ -20,13 +20,15 @@ from torch import nn
 import tiny
 from mlvicx_jax import methods, optim, parallel, train
 from mlvicx_jax import state as states
+from mlvicx_jax.commands import export as command
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.export import __main__, folder, formats, mlvicx_torch
+from mlvicx_jax.export import formats, mlvicx_torch
 from mlvicx_jax.export.folder import export
 from mlvicx_jax.files import write_json
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
 from mlvicx_jax.run.checkpoints import Checkpoints
+from mlvicx_jax.run.record import Run
 from mlvicx_jax.weights import initial
 from mlvicx_jax.weights import tensors as weights
 
@@ -61,8 +63,8 @@ def exported(run, tmp_path_factory):
 @pytest.fixture(scope='module')
 def original(run):
     """The encoder and its variables, as they are in the checkpoint."""
-    read = folder.read_run(run)
-    return read.encoder, read.variables
+    read = Run.open(run).network()
+    return read.encoder, read.encoder_variables
 
 
 @pytest.fixture(scope='module')
@@ -192,9 +194,9 @@ def test_torchvision_resnet18_is_an_encoder_trained_without_bottlenecks(data_dir
     tensors = load_file(export(workdir, 'torchvision', tmp_path / 'out') / 'model.safetensors')
     model = TorchResNet18().eval()
     model.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, strict=True)
-    read = folder.read_run(workdir)
+    read = Run.open(workdir).network()
     for x in images.values():
-        assert_parity(channels_first(read.encoder.apply(read.variables, x)), torch_features(model), x)
+        assert_parity(channels_first(read.encoder.apply(read.encoder_variables, x)), torch_features(model), x)
 
 
 @pytest.mark.parametrize('size', (96, 224, 256))
@@ -269,7 +271,7 @@ def test_card_and_config_say_what_it_is(run, exported):
     for form, path in exported.items():
         card = (path / 'README.md').read_text()
         config = json.loads((path / 'config.json').read_text())
-        assert card.startswith('---\nlicense: ') and data_hash in card
+        assert card.startswith('---\nlibrary_name: ') and '\nlicense' not in card and data_hash in card
         assert 'not for diagnosis' in card
         assert config['train_split_sha256'] == data_hash and config['step'] == 3
         assert config['preprocessing']['size'] == 80
@@ -281,7 +283,7 @@ def test_card_and_config_say_what_it_is(run, exported):
 
 
 def test_loss_without_bottlenecks_is_measured(run, tmp_path):
-    __main__.main([f'--workdir={run}', '--format=torchvision', f'--out={tmp_path}/out', '--data'])
+    command.main([f'--workdir={run}', '--format=torchvision', f'--out={tmp_path}/out', '--data'])
     card = (tmp_path / 'out' / 'README.md').read_text()
     assert re.search(r'\| linear probe \| 0\.\d{3} \| 0\.\d{3} \| [-+]0\.\d{3} \|', card)
 
@@ -358,17 +360,17 @@ def refused(capsys, tmp_path):
 
     def refused(*arguments):
         before = sorted(tmp_path.rglob('*'))
-        with pytest.raises(SystemExit) as end:
-            __main__.main(
-                [
-                    f'--workdir={tmp_path}/run',
-                    '--format=mlvicx',
-                    f'--out={tmp_path}/out',
-                    *(a.format(tmp=tmp_path) for a in arguments),
-                ]
-            )
-        line = end.value.code
-        assert line.startswith('error: ') and '\n' not in line
+        capsys.readouterr()
+        code = command.main(
+            [
+                f'--workdir={tmp_path}/run',
+                '--format=mlvicx',
+                f'--out={tmp_path}/out',
+                *(a.format(tmp=tmp_path) for a in arguments),
+            ]
+        )
+        line = capsys.readouterr().err.rstrip('\n')
+        assert code == 2 and line.startswith('error: ') and '\n' not in line
         assert sorted(tmp_path.rglob('*')) == before
         return line
 
@@ -569,7 +571,9 @@ def test_a_run_starts_from_another_runs_encoder(narrow_run, data_dir, tmp_path, 
         ),
     )
     assert train.train(config, tmp_path / 'run') == 0
-    found, given = (tiny.leaves(folder.read_run(path).variables) for path in (tmp_path / 'run', narrow_run))
+    found, given = (
+        tiny.leaves(Run.open(path).network().encoder_variables) for path in (tmp_path / 'run', narrow_run)
+    )
     assert all(found[path].tobytes() == given[path].tobytes() for path in given)
     config.init = ''
     with pytest.raises(UserError, match='config.init'):

@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 from configs import tables as recipe
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.grid import processes as grid
+from mlvicx_jax.grid.cell import read_cell
+from mlvicx_jax.grid.plan import check, plan, refuse_another_config
 
 # A recipe with the options of configs/classify.py. Without jax, so that a run starts in a moment.
 RECIPE = """
@@ -59,15 +61,17 @@ while not progress.exists() or progress.stat().st_size < {steps}:
     time.sleep({pause})
     with progress.open('a') as file:
         file.write('\\n')
-results = {{'loss': 1.0}}
+results = {{'step': 1, 'task': 'pretrain'}}
 if config.task != 'pretrain':
     import numpy as np
     value = 0.5 + 0.1 * ('encoder' in config.init) + 0.01 * config.seed * config.data.labelled.share
     labels = ['Nodule', 'Mass', 'No Finding']
     each = dict.fromkeys(labels, value)
     np.savez(workdir / 'predictions.npz', label_names=np.array(labels),
-             test_image_ids=np.array(['a', 'b']), test_labels=np.eye(2, 3, dtype=np.uint8))
+             test_image_ids=np.array(['a', 'b']), test_patient_ids=np.array(['a', 'b']),
+             test_labels=np.eye(2, 3, dtype=np.uint8))
     results = {{
+        'step': 1, 'task': 'classify', 'label_names': labels,
         'protocol': config.protocol, 'dataset': config.data.name, 'seed': config.seed,
         'share': config.data.labelled.share, 'labelled_images': 9, 'init': config.init,
         'labelled_hash': f'{{config.seed}}{{config.data.labelled.share}}',
@@ -219,7 +223,7 @@ def test_what_is_done_is_not_run_again(done, capsys):
 
 
 def test_each_run_gets_its_own_flags(done):
-    jobs = {job.folder.name: job for job in grid.plan(done.config, done.workdir)}
+    jobs = {job.folder.name: job for job in plan(done.config, done.workdir)}
     job = jobs['films-frozen-0.1-encoder-seed1']
     assert job.config['seed'] == 1 and job.config['data']['labelled']['share'] == 0.1
     assert job.config['protocol'] == 'frozen'
@@ -231,22 +235,44 @@ def test_bottlenecks_are_used_where_the_encoder_was_trained_with_them(done):
     config = done.config.copy_and_resolve_references()
     config.grid.pretrain.encoder += ' --config.model.context=False'
     config.grid.inits = ConfigDict(dict(random='', given='w/{seed} --config.model.context=False'))
-    jobs = {job.folder.name: job for job in grid.plan(config, done.workdir)}
+    jobs = {job.folder.name: job for job in plan(config, done.workdir)}
     assert not jobs['films-frozen-1-encoder-seed0'].config['model']['context']
     assert jobs['films-frozen-1-random-seed0'].config['model']['context']
     given = jobs['films-frozen-1-given-seed1'].config
     assert given['init'] == 'w/1' and not given['model']['context']
 
 
+def test_one_pretraining_serves_all_seeds(done):
+    config = done.config.copy_and_resolve_references()
+    config.grid.pretrain_seeds = (7,)
+    jobs = plan(config, done.workdir)
+    assert [job.folder.name for job in jobs if not job.cell] == ['encoder_7']
+    of_encoder = [job for job in jobs if job.cell and job.cell.method == 'encoder']
+    assert {(job.cell.seed, job.cell.encoder_seed) for job in of_encoder} == {(0, 7), (1, 7)}
+    assert {job.config['init'] for job in of_encoder} == {str(done.workdir / 'pretrained/encoder_7')}
+    config.grid.pretrain_seeds = (8, 9)
+    jobs = {job.folder.name: job for job in plan(config, done.workdir)}
+    assert jobs['films-frozen-1-encoder-seed1'].after is jobs['encoder_9']
+
+
+def test_each_run_says_in_its_folder_what_it_is_of(done):
+    for job in plan(done.config, done.workdir):
+        assert read_cell(job.folder) == job.cell
+    (done.workdir / 'damaged').mkdir()
+    (done.workdir / 'damaged/cell.json').write_text('{"set": 1}')
+    with pytest.raises(UserError, match=r'damaged/cell\.json'):
+        read_cell(done.workdir / 'damaged')
+
+
 @pytest.mark.parametrize('begun', ['results.json', 'metrics.jsonl'])
 def test_a_run_of_another_config_is_refused_not_mixed_in(tmp_path, data_dir, begun):
     place = Place(tmp_path, data_dir)
     name = 'films-frozen-1-random-seed0'
-    job = next(job for job in grid.plan(place.config, place.workdir) if job.folder.name == name)
+    job = next(job for job in plan(place.config, place.workdir) if job.folder.name == name)
     job.folder.mkdir(parents=True)
     (job.folder / 'config.json').write_text(json.dumps(job.config))
     (job.folder / begun).touch()
-    grid.refuse_another_config(job)  # its own: fine
+    refuse_another_config(job)  # its own: fine
     place.config.grid.overrides = '--config.optim.learning_rate=0.5 --config.data.num_threads=9'
     with pytest.raises(UserError, match=r'config\.optim\.learning_rate: 0\.2 -> 0\.5') as error:
         place.run()
@@ -256,10 +282,10 @@ def test_a_run_of_another_config_is_refused_not_mixed_in(tmp_path, data_dir, beg
 
 def test_a_folder_where_nothing_was_done_belongs_to_nobody(tmp_path, data_dir):
     place = Place(tmp_path, data_dir)
-    job = grid.plan(place.config, place.workdir)[0]
+    job = plan(place.config, place.workdir)[0]
     job.folder.mkdir(parents=True)
     (job.folder / 'config.json').write_text('{"seed": 77}')
-    grid.refuse_another_config(job)
+    refuse_another_config(job)
 
 
 def test_a_failing_run_is_told_at_the_end_and_stops_no_other(tmp_path, data_dir, capsys):
@@ -286,13 +312,14 @@ def test_a_failing_run_is_told_at_the_end_and_stops_no_other(tmp_path, data_dir,
     assert 'not run' in place.tables()['table2.md'] and '0.500' in place.tables()['table2.md']
 
 
+@pytest.mark.slow
 def test_killed_five_times_at_random_it_ends_with_the_same_tables(tmp_path, data_dir, done, nursery):
     place = Place(tmp_path, data_dir, steps=3, pause=0.03)
     chance = random.Random(8)
     for _ in range(5):
         seen = len(place.started())
         running = Grid(nursery, place)
-        until(lambda: len(place.started()) > seen)
+        until(lambda seen=seen: len(place.started()) > seen)
         time.sleep(chance.uniform(0, 0.8))
         os.kill(running.pid, signal.SIGKILL)
         assert running.wait()[0] == -signal.SIGKILL, 'it had ended before it was killed'
@@ -341,6 +368,13 @@ def test_the_grid_leaves_the_accelerator_to_its_runs(tmp_path, data_dir, nursery
         ('grid.seeds', (0, 0), 'none twice'),
         ('grid.parallel', 0, '1 or more'),
         ('tables.reference', 'nobody', 'encoder'),
+        ('tables.reference', 1, 'expected one of the methods'),
+        ('grid.sets.films', '', r"sets\.films is ''"),
+        ('grid.sets.films', "configs/classify.py '", 'No closing quotation'),
+        ('grid.pretrain.encoder', ' ', r"pretrain\.encoder is ' '"),
+        ('grid.pretrain_seeds', (0, 1, 2), 'one for each of grid.seeds'),
+        ('grid.fractions.classify', ('all',), 'shares above 0'),
+        ('grid.fractions.classify', (0.1, 0.10000001), 'would both lie in'),
         ('grid.overrides', '--config.no_such_field=1', 'no_such_field'),
         ('grid.overrides', '--config.batch_size=0', 'batch_size is 0'),
     ],
@@ -354,17 +388,20 @@ def test_a_wrong_config_is_refused_before_anything_runs(tmp_path, data_dir, fiel
     assert not place.started()
 
 
-@pytest.mark.parametrize('which', ['phantom', 'ablation', 'paper'])
+@pytest.mark.parametrize('which', ['phantom', 'ablation', pytest.param('paper', marks=pytest.mark.slow)])
 def test_the_recipe_is_a_grid_whose_every_run_main_would_accept(which, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = recipe.get_config(which)
-    grid.check(config)
-    jobs = grid.plan(config, pathlib.Path('grid'))
+    check(config)
+    jobs = plan(config, pathlib.Path('grid'))
     assert len({job.folder for job in jobs}) == len(jobs)
     tasks = {job.config['task'] for job in jobs}
     assert tasks == {'pretrain', 'classify', 'segment'}
     assert all(job.after or job.config['init'] == '' for job in jobs)
     pretrained = {job.folder.name: job.config for job in jobs if not job.cell}
+    if which == 'paper':
+        assert {job.cell.seed for job in jobs if job.cell} == set(range(10))
+        assert len(pretrained) == len(config.grid.pretrain)
     if which != 'phantom':
         assert pretrained['mlvicx_global_only_0']['method']['loss_heads'] == 'global'
     for job in jobs:  # an encoder fits the network that it goes into

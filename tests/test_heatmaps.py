@@ -16,9 +16,9 @@ from mlvicx_jax import methods
 from mlvicx_jax.commands import heatmaps as command
 from mlvicx_jax.data import augment, pipeline
 from mlvicx_jax.data.source import open_dataset
-from mlvicx_jax.evaluation import heatmaps
+from mlvicx_jax.evaluation import grad_cam as heatmaps
 from mlvicx_jax.models.resnet import LEVELS
-from mlvicx_jax.run import trained
+from mlvicx_jax.run.record import Run
 from mlvicx_jax_datasets import radiograph
 
 SIZE = 80
@@ -300,7 +300,7 @@ def test_the_command_tells_the_localisation_of_each_run_and_finding(workdirs, da
         have = np.flatnonzero(split.labels[:, column])
         assert told['films'][finding] == min(split.image_ids[have])
         for workdir, run in zip(workdirs, told['runs']):
-            loaded = trained.load(workdir)
+            loaded = Run.open(workdir).network()
             (maps,), _ = heatmaps.split_maps(
                 loaded.method.network,
                 loaded.variables,

@@ -8,8 +8,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from mlvicx_jax import train
-from mlvicx_jax.run import watchdog
+from mlvicx_jax import parallel, train
 
 FLAGS = set(re.findall(r"flags\.DEFINE_\w+\('(\w+)'", (ROOT / 'main.py').read_text())) | {'config'}
 
@@ -46,7 +45,16 @@ def run(script, *arguments, **environment):
 
 
 @pytest.mark.parametrize(
-    'code,requeued', [(0, False), (1, False), (train.PREEMPTED, True), (watchdog.STALLED, True), (143, True)]
+    'code,requeued',
+    [
+        (0, False),
+        (1, False),
+        (train.PREEMPTED, True),
+        (parallel.STALLED, True),
+        (134, True),
+        (137, True),
+        (143, True),
+    ],
 )
 def test_slurm_requeues_what_a_restart_can_mend(code, requeued, commands):
     calls = commands(srun=[code], scontrol=[0])
@@ -63,9 +71,9 @@ def test_slurm_does_not_requeue_for_ever(commands):
 
 
 def test_tpu_pod_starts_again_until_the_run_is_finished(commands):
-    calls = commands(gcloud=[75, 255, 70, 0])
+    calls = commands(gcloud=[75, 255, 70, 134, 137, 0])
     ended = run('tpu_pod.sh', 'pod', 'zone', '--config=configs/mlvicx.py', '--x=a b', PAUSE='0')
-    assert ended.returncode == 0 and len(calls()) == 4
+    assert ended.returncode == 0 and len(calls()) == 6
     assert '--worker=all' in calls()[0] and r'--x=a\ b' in calls()[0]
     assert run('tpu_pod.sh', 'pod').returncode == 2
 

@@ -13,7 +13,7 @@ from mlvicx_jax import parallel
 from mlvicx_jax.commands import predict
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.evaluation import frozen
-from mlvicx_jax.run import trained
+from mlvicx_jax.run.record import Run
 from mlvicx_jax_datasets import radiograph
 
 
@@ -57,7 +57,7 @@ def together(classifier, films, tmp_path_factory):
 
 
 def test_a_film_gets_the_score_that_evaluation_gave_it(classifier, films, together, data):
-    loaded = trained.load(classifier)
+    loaded = Run.open(classifier).network()
     split = data.splits['test'].take(np.arange(7))
     logits = frozen.extract(
         loaded.method.network,
@@ -206,7 +206,7 @@ def test_a_pretrained_encoder_has_embeddings_but_no_probabilities(films, data, d
         )
         == 0
     )
-    loaded = trained.load(workdir)
+    loaded = Run.open(workdir).network()
     variables = {kind: tree['encoder'] for kind, tree in loaded.variables.items()}
     expected = frozen.extract(
         loaded.method.encoder, variables, data.splits['test'].take(np.arange(7)), 80, 4, parallel.create_mesh(4)

@@ -19,14 +19,16 @@ from mlvicx_jax.commands import report as command
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.files import write_json
+from mlvicx_jax.grid.cell import Cell, write_cell
 from mlvicx_jax.report import figures
-from mlvicx_jax.run.reading import read
+from mlvicx_jax.run.record import Run
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None
 )
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason='no Chromium is installed')
 
+SET = 'nih-frozen-0.1-ap'  # a legal name of a set, in which set, protocol and share seem to stand
 FINDINGS = ('Nodule', 'Cardiomegaly', 'Hernia')  # Hernia: no positive in the test split
 LABELS = (*FINDINGS, 'No Finding')
 HASHES = {'data/train_hash': '1a' * 32, 'data/validation_hash': '2b' * 32, 'data/test_hash': '3c' * 32}
@@ -276,11 +278,13 @@ def grid(folder):
         for share in (0.01, 0.1, 1.0):
             for seed in range(3):
                 method = pathlib.Path(init).name or 'random'
-                name = f'phantom-frozen-{share:g}-{method}-seed{seed}'
-                classification(folder / 'runs' / name, heads=('linear',), share=share, init=init, seed=seed)
-    segmentation(folder / 'runs' / 'masks-finetune-0.1-random-seed0')
-    pending = folder / 'runs' / 'phantom-frozen-1-mlvicx-seed3'
-    shutil.copytree(folder / 'runs' / name, pending)
+                run = folder / 'runs' / f'{SET}-frozen-{share:g}-{method}-seed{seed}'
+                classification(run, heads=('linear',), share=share, init=init, seed=seed)
+                write_cell(run, Cell(SET, 'classify', 'frozen', share, method, seed, seed))
+    masks = segmentation(folder / 'runs' / 'masks-finetune-0.1-random-seed0')
+    write_cell(masks, Cell('masks', 'segment', 'finetune', 0.1, 'random', 0, 0))
+    pending = folder / 'runs' / f'{SET}-frozen-1-mlvicx-seed3'
+    shutil.copytree(run, pending)
     pretraining(folder / 'pretrained' / 'mlvicx_0')
     (pending / 'results.json').unlink()
     (folder / 'tables').mkdir()
@@ -385,8 +389,8 @@ def pages(tmp_path_factory):
 def test_the_class_table_has_each_number_of_the_primary_head_in_its_column(pages):
     folder, found = pages['classification']
     table = found.table('class', 'positives')
-    test = read(folder).results['test']['linear']
-    truth = read(folder).predictions['test_labels']
+    test = Run.open(folder).results['test']['linear']
+    truth = Run.open(folder).predictions['test_labels']
     assert list(table) == [
         *LABELS,
         'mean3: 2 of 3 findings, mean',
@@ -418,7 +422,7 @@ def test_every_head_has_its_own_column(pages):
     folder, found = pages['classification']
     table = found.table('class', 'kNN')
     for column, head in (('linear layer', 'linear'), ('kNN', 'knn'), ('logistic regression (L-BFGS)', 'lbfgs')):
-        area = read(folder).results['test'][head]['auroc']['Nodule']
+        area = Run.open(folder).results['test'][head]['auroc']['Nodule']
         assert table['Nodule'][column].startswith(f'{area:.3f} [')
         assert table['Hernia'][column] == 'n/a'
 
@@ -433,7 +437,7 @@ def test_what_was_run_is_what_a_citation_needs(pages):
     assert facts['label fraction'] == (
         f'1 % of the training labels, 14 images, drawn stratified; SHA-256 of their ids {"5a" * 32}'
     )
-    assert facts['initial encoder'] == ('/runs/mlvicx; 82 tensors loaded and checked, SHA-256 ' + 'c0' * 32)
+    assert facts['initial encoder'] == ('mlvicx; 82 tensors loaded and checked, SHA-256 ' + 'c0' * 32)
     assert facts['checkpoint'] == 'step 20, chosen on the validation split'
     assert pages['segmentation'][1].facts['initial encoder'] == 'random weights'
     assert pages['segmentation'][1].facts['checkpoint'].startswith('step 20, chosen')
@@ -478,7 +482,7 @@ def test_the_table_of_a_segmentation_and_the_dice_below_each_outline(pages):
     assert list(table['heart'].values())[:3] == ['heart', '19 of 40', '0.910 [n/a]']
     alt = found.images[0]['alt']
     assert 'film 0: lungs Dice 0.123, heart Dice' in alt and '(none in truth); film 1' in alt
-    dice = read(folder).predictions['test_dice'][1:20, 1]
+    dice = Run.open(folder).predictions['test_dice'][1:20, 1]
     assert f'heart: median {np.median(dice):.3f}' in found.images[1]['alt']
     assert 'over 19 images' in found.images[1]['alt']
 
@@ -499,7 +503,7 @@ def test_outlines_lie_where_the_masks_are(monkeypatch):
 def test_a_grid_shows_means_over_seeds_the_tables_and_what_is_not_done(pages):
     folder, found = pages['grid']
     alt = found.images[0]['alt']
-    runs = [read(folder / 'runs' / f'phantom-frozen-0.1-random-seed{i}') for i in range(3)]
+    runs = [Run.open(folder / 'runs' / f'{SET}-frozen-0.1-random-seed{i}') for i in range(3)]
     values = [run.results['test']['linear']['means']['mean3'] for run in runs]
     line = re.search(r'random, frozen encoder: ([^;]*)', alt).group(1)
     assert f'{np.mean(values):.3f} at 10 %' in line
@@ -509,17 +513,20 @@ def test_a_grid_shows_means_over_seeds_the_tables_and_what_is_not_done(pages):
     assert 'phantom, frozen' in found.texts['p'] and found.table('set', 'images')
     table = found.table('run', 'result')
     assert len(table) == 21 and table['pretrained/mlvicx_0']['result'] == 'step 200'
-    assert table['runs/phantom-frozen-1-mlvicx-seed3']['result'] == 'not ended, step 30'
+    assert table[f'runs/{SET}-frozen-1-mlvicx-seed3']['result'] == 'not ended, step 30'
     segmented = table['runs/masks-finetune-0.1-random-seed0']
     assert '0.810 [0.777, 0.888]' in segmented.pop('result')
     assert list(segmented.values())[1:] == ['segment', 'masks', 'random', 'finetune', '10 %', '0']
-    assert table['runs/phantom-frozen-0.1-random-seed0']['result'].startswith(f'{values[0]:.3f} [')
+    first = table[f'runs/{SET}-frozen-0.1-random-seed0']
+    assert (first['set'], first['method']) == (SET, 'random')
+    assert first['result'].startswith(f'{values[0]:.3f} [')
+    assert f'AUROC against labels: {SET}' in found.texts['h2']
 
 
 def test_runs_that_are_asked_other_questions_are_no_one_line(tmp_path):
     for i, question in enumerate(('Nodule', 'Cardiomegaly')):
         run = classification(tmp_path / 'runs' / str(i), (question,), ('linear',), seed=i)
-        config = read(run).config
+        config = Run.open(run).config
         config['data'] |= {'questions': [question], 'within': 'Edema'}
         write_json(run / 'config.json', config)
     titles = report(tmp_path).texts['h2']
@@ -618,9 +625,9 @@ def test_predictions_of_another_run_are_noticed(tmp_path):
 DAMAGE = {
     'no folder': (None, 'no run is there'),
     'config.json': (b'{"seed": ', 'config.json: can not be read'),
-    'config.json ': (b'{"seed": 1, "data": 3}', 'data, method, model or eval is missing'),
+    'config.json ': (b'{"seed": 1, "data": 3}', 'a section is no object'),
+    'config.json  ': (b'{"seed": 1, "init": ""}', 'config.json: eval, method'),
     'results.json': (b'[1, 2]', 'results.json: holds a list'),
-    'goodput.json': (b'{"seconds": {"training": "long"}}', 'goodput.json: "seconds"'),
     'predictions.npz': (b'PK', 'predictions.npz: can not be read'),
     'heatmaps/a.png': (b'', 'a.png: is no image'),
     'heatmaps/heatmaps.json': (b'{"runs": 3}', 'heatmaps.json: is not what'),
@@ -628,7 +635,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize('name', DAMAGE)
-def test_a_damaged_file_is_named_in_one_line(tmp_path, name):
+def test_a_damaged_file_is_named_in_one_line(tmp_path, name, capsys):
     content, said = DAMAGE[name]
     folder = tmp_path / 'run'
     if content is not None:
@@ -636,10 +643,10 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, name):
         (folder / 'heatmaps').mkdir()
         cv2.imwrite(str(folder / 'heatmaps' / 'b.png'), np.zeros((8, 8), np.uint8))
         (folder / name.strip()).write_bytes(content)
-    with pytest.raises(SystemExit) as error:
-        command.main([str(folder)])
-    line = str(error.value)
-    assert line.startswith('error: ') and said in line and '\n' not in line
+    capsys.readouterr()
+    assert command.main([str(folder)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith('error: ') and said in line
     assert not (folder / 'report.html').exists()
 
 
@@ -660,13 +667,13 @@ def test_results_that_say_no_numbers_are_refused(tmp_path, change, said):
     change(results)
     write_json(folder / 'results.json', results)
     with pytest.raises(UserError, match=re.escape(said)):
-        read(folder)
+        Run.open(folder).results
 
 
 def test_names_are_text_wherever_they_stand(tmp_path):
     evil, mathematics = '<script>alert(1)</script>"\'>', '$x_$ & \\frac{'
     folder = classification(tmp_path / evil.replace('/', '_'), (evil, mathematics, 'Mass'))
-    config = read(folder).config
+    config = Run.open(folder).config
     config['data']['name'] = config['method']['name'] = evil
     write_json(folder / 'config.json', config)
     found = report(folder)
@@ -674,7 +681,9 @@ def test_names_are_text_wherever_they_stand(tmp_path):
     assert {evil, mathematics} <= set(found.table('class', 'positives'))
 
 
-def test_the_same_run_gives_the_same_bytes_and_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
+def test_the_same_run_gives_the_same_bytes_and_a_failed_write_leaves_the_old_page(
+    tmp_path, monkeypatch, capsys
+):
     folder = classification(tmp_path / 'run')
     out = tmp_path / 'out' / 'page.html'
     command.main([str(folder), '--out', str(out)])
@@ -686,8 +695,8 @@ def test_the_same_run_gives_the_same_bytes_and_a_failed_write_leaves_the_old_pag
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(files.os, 'replace', full)
-    with pytest.raises(SystemExit, match='can not be written .No space left'):
-        command.main([str(folder), '--out', str(out)])
+    assert command.main([str(folder), '--out', str(out)]) == 2
+    assert 'can not be written (No space left' in capsys.readouterr().err
     assert out.read_bytes() == first
 
 

@@ -10,11 +10,12 @@ import pytest
 from fabricated import write_run
 
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.grid import tables
-from mlvicx_jax.grid.tables import Cell, Number
+from mlvicx_jax.grid import formats, paper, reading, tables
+from mlvicx_jax.grid.cell import Cell
+from mlvicx_jax.grid.tables import Number
 
 OFFICIAL = '38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc'
-FINDINGS = tuple(sorted(set(tables.PAPER['table1']['values']['1.0']['mlvicx']) - {'Mean'}))
+FINDINGS = tuple(sorted(set(paper.PAPER['table1']['values']['1.0']['mlvicx']) - {'Mean'}))
 ABLATION = {'multi_level_only': 'multi', 'global_only': 'single', 'both': 'mlvicx'}
 # Seeds 0, 1, 2. mlvicx: mean 0.8, deviations -0.1, 0, 0.1, so std 0.1; random: 0.6, 0.6, 0.7.
 VALUES = {'random': (0.6, 0.6, 0.7), 'mlvicx': (0.7, 0.8, 0.9)}
@@ -29,7 +30,7 @@ def cells_of(
     shares=(0.1,),
 ):
     return [
-        Cell(set_name, task, protocol, share, method, seed)
+        Cell(set_name, task, protocol, share, method, seed, seed)
         for seed in seeds
         for protocol in protocols
         for share in shares
@@ -50,7 +51,7 @@ def place(table, row, column, block=0) -> Number:
 
 
 def rows_of(table):
-    return list(csv.DictReader(io.StringIO(tables.as_csv(table))))
+    return list(csv.DictReader(io.StringIO(formats.as_csv(table))))
 
 
 def test_mean_std_interval_and_test_are_those_worked_out_by_hand(tmp_path):
@@ -68,15 +69,15 @@ def test_mean_std_interval_and_test_are_those_worked_out_by_hand(tmp_path):
     assert random.test.statistic == pytest.approx(-5)
     assert random.test.p == pytest.approx(1 - 5 / math.sqrt(27), abs=1e-9)
     assert number.test is None
-    assert '0.800 ± 0.100 [0.552, 1.048]' in tables.markdown(made['table2'])
-    assert 'p 0.038' in tables.markdown(made['table2'])
+    assert '0.800 ± 0.100 [0.552, 1.048]' in formats.markdown(made['table2'])
+    assert 'p 0.038' in formats.markdown(made['table2'])
 
 
 def test_a_number_is_read_from_the_primary_head(tmp_path):
     cells = cells_of()
     table = fill(cells, run_all(tmp_path, cells))['table1']
     assert place(table, 'random', 'Nodule').values == {0: 0.6, 1: 0.6, 2: 0.7}
-    assert '0.111' not in tables.markdown(table)
+    assert '0.111' not in formats.markdown(table)
 
 
 def test_classes_stand_in_the_order_of_the_paper_and_both_means_behind_them(tmp_path):
@@ -100,12 +101,12 @@ def test_what_is_not_available_in_one_seed_is_in_no_mean_over_seeds(tmp_path):
 
     made = fill(cells, run_all(tmp_path, cells, values))
     nodule = place(made['table1'], 'random', 'Nodule')
-    assert math.isnan(nodule.estimate.value) and tables.text(nodule) == 'n/a (1 of 3 seeds)'
+    assert math.isnan(nodule.estimate.value) and formats.text(nodule) == 'n/a (1 of 3 seeds)'
     mean = place(made['table2'], 'random', '10 %')
-    assert mean.absent[1] == ('Nodule',) and '†' in tables.text(mean)
+    assert mean.absent[1] == ('Nodule',) and '†' in formats.text(mean)
     assert mean.test is None  # its mean is over other labels than the reference's
-    assert 'random, 10 %, seed 1: without Nodule' in tables.markdown(made['table2'])
-    assert 'n/a' in tables.html(made['table1']) and 'nan' not in tables.html(made['table1'])
+    assert 'random, 10 %, seed 1: without Nodule' in formats.markdown(made['table2'])
+    assert 'n/a' in formats.html(made['table1']) and 'nan' not in formats.html(made['table1'])
     line = next(
         line for line in rows_of(made['table1']) if (line['row'], line['column']) == ('random', 'Nodule')
     )
@@ -116,8 +117,8 @@ def test_seeds_that_have_not_run_are_counted_and_shown(tmp_path):
     cells = cells_of()
     runs = run_all(tmp_path, [cell for cell in cells if cell.seed < 2 and cell.method != 'random'])
     table = fill(cells, runs)['table2']
-    assert '(2 of 3 seeds)' in tables.text(place(table, 'mlvicx', '10 %'))
-    assert tables.text(place(table, 'random', '10 %')) == 'not run'
+    assert '(2 of 3 seeds)' in formats.text(place(table, 'mlvicx', '10 %'))
+    assert formats.text(place(table, 'random', '10 %')) == 'not run'
     assert place(table, 'random', '10 %').test is None
 
 
@@ -131,7 +132,7 @@ def test_methods_are_compared_over_the_seeds_that_both_have(tmp_path):
 def test_one_seed_has_no_spread_and_no_test(tmp_path):
     cells = cells_of(seeds=(0,))
     table = fill(cells, run_all(tmp_path, cells))['table2']
-    assert tables.text(place(table, 'random', '10 %')) == '0.600'
+    assert formats.text(place(table, 'random', '10 %')) == '0.600'
 
 
 def test_holm_is_the_step_down_of_p():
@@ -143,7 +144,7 @@ def test_holm_is_the_step_down_of_p():
 def test_the_number_of_tests_is_told_and_each_p_is_adjusted_for_it(tmp_path):
     cells = cells_of(shares=(0.1, 1.0))
     table = fill(cells, run_all(tmp_path, cells))['table2']
-    assert 'makes 2 tests' in tables.markdown(table)
+    assert 'makes 2 tests' in formats.markdown(table)
     p = 1 - 5 / math.sqrt(27)
     assert place(table, 'random', '10 %').p_holm == pytest.approx(2 * p)
 
@@ -183,8 +184,8 @@ def test_the_papers_numbers_stand_beside_ours_in_tables_1_and_2(nih):
     assert paper_of(nih['table2'], 'nih, frozen: AUROC, mean15', 'pcrl_v2', '30 %') == (0.675, None)
     finetuned = 'nih, finetune: AUROC, mean15'
     assert paper_of(nih['table2'], finetuned, 'mlvicx', '100 %') == (0.79, None)
-    assert 'p 0.00699 at 1 %' in tables.markdown(nih['table1'])
-    assert re.search(r'mlvicx \(reference\).*\n\| · paper .*0\.625', tables.markdown(nih['table1']))
+    assert 'p 0.00699 at 1 %' in formats.markdown(nih['table1'])
+    assert re.search(r'mlvicx \(reference\).*\n\| · paper .*0\.625', formats.markdown(nih['table1']))
 
 
 def test_table_4_has_the_ablations_and_no_other_table_has_them(nih):
@@ -229,7 +230,7 @@ def test_dice_stands_beside_the_papers_mean_and_deviation(tmp_path):
     assert positives.numbers['mlvicx', 'frozen 30 %'].paper == (0.45, 0.01)
     assert everyone.numbers['mlvicx', 'frozen 30 %'].estimate.value == pytest.approx(1.0)
     assert iou.numbers['mlvicx', 'frozen 30 %'].paper is None
-    assert '0.45 ± 0.01' in tables.markdown(table) and '0.45 ± 0.01' in tables.html(table)
+    assert '0.45 ± 0.01' in formats.markdown(table) and '0.45 ± 0.01' in formats.html(table)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,7 @@ def test_the_paper_is_left_out_where_images_or_labels_are_not_its_own(tmp_path, 
     runs = run_all(tmp_path, cells, lambda cell: [0.5] * 15, dataset='nih_chestxray14', **given)
     for table in fill(cells, runs).values():
         assert not any(number.paper for block in table.blocks for number in block.numbers.values())
-        assert 'so no number of the paper' in tables.markdown(table)
+        assert 'so no number of the paper' in formats.markdown(table)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_the_paper_is_left_out_where_images_or_labels_are_not_its_own(tmp_path, 
 def test_runs_on_different_images_are_refused(tmp_path, changed, said):
     cells = cells_of()
     runs = run_all(tmp_path, cells)
-    odd = Cell('films', 'classify', 'frozen', 0.1, 'mlvicx', 1)
+    odd = Cell('films', 'classify', 'frozen', 0.1, 'mlvicx', 1, 1)
     runs[odd] = write_run(tmp_path / 'odd', odd, [0.5] * 3, **changed)
     with pytest.raises(UserError, match=re.escape(said)) as error:
         fill(cells, runs)
@@ -267,9 +268,18 @@ def test_runs_on_different_images_are_refused(tmp_path, changed, said):
 def test_one_method_with_two_encoders_is_refused(tmp_path):
     cells = cells_of(shares=(0.1, 1.0))
     runs = run_all(tmp_path, cells)
-    odd = Cell('films', 'classify', 'frozen', 1.0, 'mlvicx', 1)
+    odd = Cell('films', 'classify', 'frozen', 1.0, 'mlvicx', 1, 1)
     runs[odd] = write_run(tmp_path / 'odd', odd, [0.5] * 3, sha256='retrained')
     with pytest.raises(UserError, match='init_proof.*retrained'):
+        fill(cells, runs)
+
+
+def test_seeds_that_share_an_encoder_must_have_the_same_and_the_note_says_so(tmp_path):
+    cells = [cell._replace(encoder_seed=0) for cell in cells_of()]
+    runs = run_all(tmp_path, cells, sha256='one')
+    assert 'start from one encoder (pretraining seed 0)' in formats.markdown(fill(cells, runs)['table2'])
+    runs[cells[-1]] = write_run(tmp_path / 'odd', cells[-1], [0.5] * 3, sha256='two')
+    with pytest.raises(UserError, match='init_proof.*two'):
         fill(cells, runs)
 
 
@@ -277,10 +287,10 @@ def test_a_run_of_another_cell_or_a_damaged_one_is_refused(tmp_path):
     cell = cells_of()[0]
     write_run(tmp_path / 'run', cell, [0.5] * 3)
     with pytest.raises(UserError, match='has seed 0, expected 9'):
-        tables.read_run(tmp_path / 'run', cell._replace(seed=9))
+        reading.read_finished(tmp_path / 'run', cell._replace(seed=9))
     (tmp_path / 'run/predictions.npz').write_bytes(b'PK')
-    with pytest.raises(UserError, match='no finished run'):
-        tables.read_run(tmp_path / 'run', cell)
+    with pytest.raises(UserError, match=r'predictions\.npz: can not be read'):
+        reading.read_finished(tmp_path / 'run', cell)
 
 
 def test_every_number_carries_what_it_is_of(tmp_path):
@@ -301,7 +311,7 @@ def test_every_number_carries_what_it_is_of(tmp_path):
         labelled_images='40;40;40',
     )
     assert {name: line[name] for name in expected} == expected
-    for page in (tables.markdown(table), tables.html(table)):
+    for page in (formats.markdown(table), formats.html(table)):
         for text in ('t' * 16, 'mlvicx0', '122', 'part0.1_2', 'workdirs/mlvicx', 'random'):
             assert text in page
 
@@ -309,11 +319,11 @@ def test_every_number_carries_what_it_is_of(tmp_path):
 def test_a_reader_of_the_files_never_finds_half_of_one(tmp_path, monkeypatch):
     cells = cells_of()
     made = tables.fill(cells, run_all(tmp_path, cells), 'mlvicx', ABLATION)
-    tables.write(tmp_path / 'tables', made)
+    formats.write(tmp_path / 'tables', made)
     before = (tmp_path / 'tables/table1.html').read_text()
-    monkeypatch.setattr(tables.os, 'replace', lambda *_: 1 / 0)
+    monkeypatch.setattr(formats.os, 'replace', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        tables.write(tmp_path / 'tables', made)
+        formats.write(tmp_path / 'tables', made)
     assert (tmp_path / 'tables/table1.html').read_text() == before
     assert {'table1.md', 'table1.csv', 'table1.html', 'table2.md', 'table2.csv', 'table2.html'} <= {
         path.name for path in (tmp_path / 'tables').iterdir()
@@ -322,7 +332,7 @@ def test_a_reader_of_the_files_never_finds_half_of_one(tmp_path, monkeypatch):
 
 def test_the_page_needs_nothing_outside_it_and_escapes_names(tmp_path):
     cells = cells_of(methods=('random', 'mlvicx'), set_name='a<b>')
-    page = tables.html(fill(cells, run_all(tmp_path, cells))['table1'])
+    page = formats.html(fill(cells, run_all(tmp_path, cells))['table1'])
     assert not re.search(r'(src|href)=|https?://|@import|url\(', page)
     assert 'a&lt;b&gt;' in page and 'a<b>' not in page
     assert np.all([word in page for word in ('@media print', 'mlvicx')])

@@ -33,7 +33,7 @@ from mlvicx_jax.evaluation import metrics
 from mlvicx_jax.methods import mlvicx as method_of_mlvicx
 from mlvicx_jax.models.heads import ResizeProjectSum
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
-from mlvicx_jax.run import trained
+from mlvicx_jax.run.record import Run
 from mlvicx_jax.tasks import classify as classification
 from mlvicx_jax.tasks import linear
 
@@ -385,7 +385,7 @@ def test_the_best_of_a_run_that_got_worse_is_read_back_and_judged(data_dir, tmp_
     ((state, numbers),) = judged
     assert numbers['validation/auroc'] == 0.9
     assert json.loads((tmp_path / 'results.json').read_text())['step'] == 2
-    kept = trained.load(tmp_path).variables['params']
+    kept = Run.open(tmp_path).network().variables['params']
     for found in (state, kept):
         for path, leaf in tiny.leaves(found).items():
             assert leaf.tobytes() == tiny.leaves(params[1])[path].tobytes(), path

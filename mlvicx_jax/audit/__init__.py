@@ -1,1 +1,1 @@
-"""What a prepared set holds, and whether its splits leak; `python -m mlvicx_jax.audit`."""
+"""What a prepared set holds, and whether its splits leak; `mlvicx audit`."""

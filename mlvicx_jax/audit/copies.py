@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from mlvicx_jax_datasets import radiograph, release
+from mlvicx_jax_datasets import radiograph
+from mlvicx_jax_datasets.progress import progress
 
 CANDIDATE = 0.68  # cosine of whitened spectra
 SAME = 0.88  # correlation of texture
@@ -33,6 +34,7 @@ FEW = 64  # films of which each is compared with each: too few to know their spr
 _FREQUENCIES = 12  # a side, of the cosine transform of 64 x 64
 _SIDE = 128  # pixels, at which texture is compared
 _MARGIN = 6  # pixels at the edge which alignment may bring in from outside
+_EVERYWHERE = np.full((_SIDE, _SIDE), 255, np.uint8)
 _BLOCK = 1 << 24  # cosines held at a time
 
 
@@ -54,9 +56,11 @@ def find_copies(count: int, read: Callable[[int], np.ndarray]) -> list[Copy]:
             candidates again.
     """
     workers = os.cpu_count() or 1
-    found, firsts, spectra = [], {}, []
+    found: list[Copy] = []
+    firsts: dict[bytes, int] = {}  # film of each fingerprint
+    spectra = []
     prints = radiograph.parallel_map(lambda i: fingerprint(read(i)), range(count), workers)
-    for i, (digest, spectrum) in enumerate(release.progress(prints, count, 'reading')):
+    for i, (digest, spectrum) in enumerate(progress(prints, count, 'reading')):
         one = firsts.setdefault(digest, i)
         if one == i:
             spectra.append(spectrum)
@@ -66,7 +70,7 @@ def find_copies(count: int, read: Callable[[int], np.ndarray]) -> list[Copy]:
     pairs = [(films[a], films[b]) for a, b in candidates(np.array(spectra))]
     read = functools.lru_cache(maxsize=64)(read)  # pairs come ordered by their first film
     proofs = radiograph.parallel_map(lambda pair: texture_correlation(*map(read, pair)), pairs, workers)
-    proofs = release.progress(proofs, len(pairs), 'comparing', 'pairs')
+    proofs = progress(proofs, len(pairs), 'comparing', 'pairs')
     for (one, other), correlation in zip(pairs, proofs):
         if correlation > SAME:
             found.append(Copy(one, other, correlation, exact=False))
@@ -106,7 +110,7 @@ def texture_correlation(one: np.ndarray, other: np.ndarray) -> float:
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
     try:
         _, warp = cv2.findTransformECC(
-            one, other, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, criteria, None, 5
+            one, other, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, criteria, _EVERYWHERE, 5
         )
     except cv2.error:  # nothing to align by, such as a black image; or it does not converge
         return unaligned

@@ -13,18 +13,34 @@ from mlvicx_jax_datasets import radiograph
 FILMS, MEMBERS = 40, 4  # shown of the films found more than once, and of one film's members
 
 
-def render(report: dict[str, Any], read: Callable[[dict[str, str]], np.ndarray]) -> str:
-    """The HTML of a report; `read` gives the image of a film's member, uint8 [H, W]."""
+def render(
+    report: dict[str, Any], read: Callable[[dict[str, str]], np.ndarray], patient_ids: bool = False
+) -> str:
+    """The HTML of a report.
+
+    Args:
+        read: gives the image of a film's member, uint8 [H, W].
+        patient_ids: whether they stand beside the films.
+    """
     films = [
         film | {'pictures': [(member, _png(read(member))) for member in _most_telling(film['members'])]}
         for film in report['films'][:FILMS]
     ]
-    return template.render(__package__, report=report, films=films, prevalence=prevalence, count_of=count_of)
+    return template.render(
+        __package__,
+        report=report,
+        films=films,
+        prevalence=prevalence,
+        count_of=count_of,
+        patient_ids=patient_ids,
+    )
 
 
 def _most_telling(members: list[dict[str, str]]) -> list[dict[str, str]]:
     """One member of each split first."""
-    seen, first, rest = set(), [], []
+    seen: set[tuple[str, str]] = set()
+    first: list[dict[str, str]] = []
+    rest: list[dict[str, str]] = []
     for member in members:
         place = member['set'], member['split']
         (rest if place in seen else first).append(member)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from mlvicx_jax.audit.copies import find_copies, join
+from mlvicx_jax.data.films import read_film
 from mlvicx_jax.data.fractions import absent_labels
-from mlvicx_jax.data.source import RadiographSet, Split
+from mlvicx_jax.data.source import RadiographSet
 from mlvicx_jax.errors import UserError
-from mlvicx_jax_datasets import radiograph
 
 
 def find_folder(text: str, data_dir: pathlib.Path) -> pathlib.Path:
@@ -30,14 +30,7 @@ def find_folder(text: str, data_dir: pathlib.Path) -> pathlib.Path:
             return found[0]
     raise UserError(
         f'{text}: neither a prepared set nor the name of one below {data_dir}; give '
-        'its folder, or prepare it by python -m mlvicx_jax.prepare'
-    )
-
-
-def read_film(split: Split, position: int) -> np.ndarray:
-    """The image uint8 [S, S] at a position of the split."""
-    return radiograph.decode_image(
-        split.record(position)['image'], f'record of image {split.image_ids[position]} ({split.name})'
+        'its folder, or prepare it by mlvicx prepare'
     )
 
 
@@ -84,10 +77,11 @@ def audit(sets: Sequence[RadiographSet], own_lists: bool = False) -> dict[str, A
         for i in (copy.one, copy.other):
             weakest[i] = min(weakest.get(i, 1.0), copy.correlation)
     near = {i for copy in copies if not copy.exact for i in (copy.one, copy.other)}
-    films, shared = [], {}
+    films: list[dict[str, Any]] = []
+    shared: dict[tuple[int, int], int] = {}
     for group in join(int(starts[-1]), [(copy.one, copy.other) for copy in copies]):
         places = [locate(i) for i in group]
-        ends = sorted({tuple(sorted((a, b))) for (a, _), (b, _) in itertools.combinations(places, 2)})
+        ends = sorted({(min(a, b), max(a, b)) for (a, _), (b, _) in itertools.combinations(places, 2)})
         for pair in ends:
             shared[pair] = shared.get(pair, 0) + 1
         films.append(
@@ -134,9 +128,10 @@ def _names(sets: Sequence[RadiographSet]) -> list[str]:
     if len(set(names)) < len(names):
         names = [f'{data.name}/{data.folder.parent.name}' for data in sets]
     if len(set(names)) < len(names):
-        names = [str(data.folder) for data in sets]
-    if len(set(names)) < len(names):
-        raise UserError(f'{names[0]}: given twice; name each set once')
+        folders = [data.folder.resolve() for data in sets]
+        if len(set(folders)) < len(folders):
+            raise UserError(f'{folders[0]}: given twice; name each set once')
+        names = [f'{name} ({number})' for number, name in enumerate(names, 1)]
     return names
 
 
@@ -170,7 +165,7 @@ def _problems(sets: list[dict], overlaps: list[dict], patients: list[dict], own_
         f'{count_of(o["films"], "film")} in both {o["one"]} and {o["other"]}' for o in overlaps if o['leak']
     ]
     problems += [
-        f'{count_of(len(p["patients"]), "patient")} in both {p["one"]} and {p["other"]}: {_some(p["patients"])}'
+        f'{count_of(len(p["patients"]), "patient")} in both {p["one"]} and {p["other"]}'
         for p in patients
         if p['leak']
     ]
@@ -229,6 +224,11 @@ def as_text(report: dict[str, Any]) -> str:
             ]
         )
     lines += ['', *(f'PROBLEM: {problem}' for problem in report['problems'])]
+    lines += [
+        f'  patients in both {row["one"]} and {row["other"]}: {_some(row["patients"])}'
+        for row in report['patients']
+        if row['leak']
+    ]
     return '\n'.join(lines if report['problems'] else [*lines, 'no leak found'])
 
 

@@ -1,6 +1,6 @@
 """Audits prepared data sets: do their splits leak, and what do they hold?
 
-    mlvicx audit nih_chestxray14 rsna_pneumonia --data_dir data --out audit
+    mlvicx audit nih_chestxray14 rsna_pneumonia --data-dir data --out audit
 
 Finds films that are in two splits, or in the test split of one set and the training of another:
 exact copies and recompressed, resized or cropped ones; patients in two splits; lists that are not
@@ -9,25 +9,25 @@ problem is found, 2 where a set can not be read.
 """
 
 import argparse
+import functools
 import json
 import pathlib
-import sys
 
-from mlvicx_jax.audit import page, sheets
+from mlvicx_jax.audit import page, samples
 from mlvicx_jax.audit import report as reports
+from mlvicx_jax.commands._line import Parser, end
+from mlvicx_jax.data.films import read_film
 from mlvicx_jax.data.source import open_folder
 from mlvicx_jax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog='mlvicx audit', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser('audit', __doc__)
+    parser.add_argument(
+        'sets', nargs='+', metavar='SET', help='the folder of a prepared set, or its name below --data-dir'
     )
     parser.add_argument(
-        'sets', nargs='+', metavar='SET', help='the folder of a prepared set, or its name below --data_dir'
-    )
-    parser.add_argument(
-        '--data_dir',
+        '--data-dir',
         type=pathlib.Path,
         default=pathlib.Path('data'),
         help='where prepared sets are kept (data)',
@@ -45,21 +45,19 @@ def main(argv: list[str] | None = None) -> int:
         help='write sheets of samples per split and label to DIR, and stop',
     )
     parser.add_argument(
-        '--own_lists', action='store_true', help="lists other than NIH's official ones are meant"
+        '--own-lists', action='store_true', help="lists other than NIH's official ones are meant"
     )
     parser.add_argument(
-        '--validation_fraction',
+        '--patient-ids', action='store_true', help='write patient ids on the page and on the sheets, too'
+    )
+    parser.add_argument(
+        '--validation-fraction',
         type=float,
         default=0.1,
         help='of the patients of train_val, as config.data has it (0.1)',
     )
-    parser.add_argument('--split_seed', type=int, default=0, help='as config.data has it (0)')
-    args = parser.parse_args(argv)
-    try:
-        return _run(args)
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    parser.add_argument('--split-seed', type=int, default=0, help='as config.data has it (0)')
+    return end(functools.partial(_run, parser.read(argv)))
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -69,7 +67,7 @@ def _run(args: argparse.Namespace) -> int:
     ]
     if args.sheets:
         for data in sets:
-            written = sheets.write_sheets(data, args.sheets)
+            written = samples.write_sheets(data, args.sheets, patient_ids=args.patient_ids)
             print(f'{len(written)} sheets of {data.name} in {args.sheets}')
         return 0
     report = reports.audit(sets, args.own_lists)
@@ -83,12 +81,12 @@ def _run(args: argparse.Namespace) -> int:
 
     def read(member: dict[str, str]):
         key = member['set'], member['split']
-        return reports.read_film(splits[key], rows[key][member['image_id']])
+        return read_film(splits[key], rows[key][member['image_id']])
 
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / 'audit.json').write_text(json.dumps(report, indent=1) + '\n')
-        (args.out / 'audit.html').write_text(page.render(report, read), encoding='utf-8')
+        (args.out / 'audit.html').write_text(page.render(report, read, args.patient_ids), encoding='utf-8')
     except OSError as error:
         raise UserError(f'{args.out}: can not be written ({error.strerror}); give another --out') from error
     print(f'written: {args.out / "audit.json"}, {args.out / "audit.html"}')

@@ -9,34 +9,27 @@ a box of it (of sets without boxes, the first positive one).
 """
 
 import argparse
+import functools
 import pathlib
-import sys
-import textwrap
 
 import numpy as np
 from absl import logging
-from matplotlib import colormaps, patheffects
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from mlvicx_jax.audit.report import read_film
+from mlvicx_jax import compilation
+from mlvicx_jax.commands import _heatmap_sheet as sheets
+from mlvicx_jax.commands._line import Parser, end
 from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import heatmaps
+from mlvicx_jax.evaluation import grad_cam
 from mlvicx_jax.files import write_json
 from mlvicx_jax.models.resnet import LEVELS
-from mlvicx_jax.run import trained
+from mlvicx_jax.run.record import Run
 
 RULE = 'first image id that is positive for the finding and has a box of it, if any has'
-_PANEL, _DPI = 2.3, 160  # inches of a film's side; pixels an inch: sharp on a laptop and in print
-_GRID = 320  # points of a drawn map's side, about the panel's pixels
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog='mlvicx heatmaps', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser('heatmaps', __doc__)
     parser.add_argument(
         '--workdir', nargs='+', required=True, metavar='W', help='of classification runs on one data set'
     )
@@ -45,20 +38,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--findings', nargs='+', metavar='FINDING', help='by default all that have boxes in the split'
     )
-    parser.add_argument('--data_dir', help='where prepared sets are kept, if not where the runs had it')
-    parser.add_argument('--batch_size', type=int, default=32, help='images (32)')
+    parser.add_argument('--data-dir', help='where prepared sets are kept, if not where the runs had it')
+    parser.add_argument('--batch-size', type=int, default=32, help='images (32)')
     parser.add_argument('--out', required=True, help='folder for heatmaps.json and heatmaps.png')
-    args = parser.parse_args(argv)
+    return end(functools.partial(_run, parser.read(argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
     logging.set_verbosity(logging.ERROR)  # Orbax tells every file it touches
-    try:
-        if args.batch_size < 1:
-            raise UserError(f'--batch_size is {args.batch_size}, expected 1 or more')
-        result = write(
-            args.workdir, args.out, args.level, args.split, args.findings, args.data_dir, args.batch_size
-        )
-    except UserError as error:
-        print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
-        return 2
+    compilation.keep_programs()
+    compilation.check_sums()
+    if args.batch_size < 1:
+        raise UserError(f'--batch-size is {args.batch_size}, expected 1 or more')
+    result = write(
+        args.workdir, args.out, args.level, args.split, args.findings, args.data_dir, args.batch_size
+    )
     print(as_text(result))
     print(f'written: {args.out}/heatmaps.json, {args.out}/heatmaps.png')
     return 0
@@ -78,14 +72,14 @@ def write(
     Returns:
         What heatmaps.json holds: dataset, split, split_hash, level, cut, rule; films {finding:
         image id on the sheet}; runs [{name, workdir, method, init, step, localisation {finding:
-        `evaluation.heatmaps.localisation`'s, or null for want of boxes}}].
+        `evaluation.grad_cam.localisation`'s, or null for want of boxes}}].
 
     Raises:
         UserError: a workdir holds no classifier; runs of different sets; a finding that is
             unknown, or that no film of the split has; the folder can not be written.
     """
     out = pathlib.Path(out)
-    runs = [_Run(workdir, split, data_dir) for workdir in workdirs]
+    runs = [_Classifier(workdir, split, data_dir) for workdir in workdirs]
     first = runs[0]
     for run in runs[1:]:
         if (run.data.name, run.split.hash) != (first.data.name, first.split.hash):
@@ -94,7 +88,7 @@ def write(
                 f'{first.workdir} ({first.data.name}); give runs on one data set with '
                 'the same validation_fraction and split_seed'
             )
-    boxes = dict(zip(first.split.image_ids.tolist(), heatmaps.read_boxes(first.data, first.split)))
+    boxes = dict(zip(first.split.image_ids.tolist(), grad_cam.read_boxes(first.data, first.split)))
     findings = findings or [
         name for name in first.data.label_names if any(name in of_film for of_film in boxes.values())
     ]
@@ -110,7 +104,7 @@ def write(
         'split': split,
         'split_hash': first.split.hash,
         'level': level,
-        'cut': heatmaps.CUT,
+        'cut': grad_cam.CUT,
         'rule': RULE,
         'films': {finding: ids[0] for finding, ids in films.items()},
         'runs': [
@@ -128,7 +122,9 @@ def write(
     try:
         out.mkdir(parents=True, exist_ok=True)
         sheet = out / 'heatmaps.png.partial'
-        _sheet(result, first, boxes, [shown for _, shown in results]).savefig(sheet, format='png', dpi=_DPI)
+        sheets.draw(result, first.split, boxes, [shown for _, shown in results]).savefig(
+            sheet, format='png', dpi=sheets.DPI
+        )
         sheet.replace(out / 'heatmaps.png')
         write_json(out / 'heatmaps.json', result)
     except OSError as error:
@@ -151,7 +147,7 @@ def as_text(result: dict) -> str:
                     f'{measure} {m["value"]:.3f} [{m["value_interval"][0]:.3f}, '
                     f'{m["value_interval"][1]:.3f}] ({m["chance"]:.3f}, {m["other_films"]:.3f})'
                     for measure, m in found.items()
-                    if measure in heatmaps.MEASURES
+                    if measure in grad_cam.MEASURES
                 )
             )
             films = f' {found["films"]} films' if found else ''
@@ -159,13 +155,13 @@ def as_text(result: dict) -> str:
     return '\n'.join(lines)
 
 
-class _Run:
+class _Classifier:
     """A classifier, and the split of the set that it was trained on."""
 
     def __init__(self, workdir, split: str, data_dir: str | None):
         self.workdir = pathlib.Path(workdir)
-        self.trained = trained.load(self.workdir)
-        trained.require_classifier(self.trained, self.workdir)
+        self.trained = Run.open(self.workdir).network()
+        self.trained.require_classifier()
         config = self.trained.config.copy_and_resolve_references()
         if data_dir:
             config.data.data_dir = str(data_dir)
@@ -181,8 +177,8 @@ class _Run:
         needed = sorted({positions[image_id] for ids in films.values() for image_id in ids})
         part = self.split.take(np.array(needed))
         wanted = np.stack([np.isin(part.image_ids, ids) for ids in films.values()], 1)
-        names = list(self.trained.label_names)
-        maps, probabilities = heatmaps.split_maps(
+        names = list(self.trained.run.label_names)
+        maps, probabilities = grad_cam.split_maps(
             self.trained.method.network,
             self.trained.variables,
             part,
@@ -192,7 +188,8 @@ class _Run:
             self.image_size,
             batch_size,
         )
-        found, shown = {}, {}
+        found: dict[str, dict | None] = {}
+        shown: dict[str, tuple] = {}
         for k, (finding, ids) in enumerate(films.items()):
             chosen = np.flatnonzero(wanted[:, k])
             film = part.image_ids[chosen].tolist().index(ids[0])
@@ -200,17 +197,17 @@ class _Run:
             if finding in boxes[ids[0]]:
                 inside = np.stack(
                     [
-                        heatmaps.box_mask(boxes[i][finding], self.image_size)
+                        grad_cam.box_mask(boxes[i][finding], self.image_size)
                         for i in part.image_ids[chosen].tolist()
                     ]
                 )
-                found[finding] = heatmaps.localisation(maps[k], inside, part.patient_ids[chosen])
-                scores = heatmaps.localise(maps[k][film], inside[film])
+                found[finding] = grad_cam.localisation(maps[k], inside, part.patient_ids[chosen])
+                scores = grad_cam.localise(maps[k][film], inside[film])
             shown[finding] = maps[k][film], probabilities[chosen[film], k], scores
         return found, shown
 
 
-def _films(run: _Run, finding: str, boxes: dict) -> list[str]:
+def _films(run: _Classifier, finding: str, boxes: dict) -> list[str]:
     """Image ids, sorted, that are positive for a finding and have its box, or else the first one."""
     if finding not in run.data.label_names:
         raise UserError(f'--findings {finding}: {run.data.name} has {", ".join(run.data.label_names)}')
@@ -224,96 +221,7 @@ def _films(run: _Run, finding: str, boxes: dict) -> list[str]:
     return [image_id for image_id in positive if finding in boxes[image_id]] or positive[:1]
 
 
-def _names(runs: list[_Run]) -> list[str]:
+def _names(runs: list[_Classifier]) -> list[str]:
     """The folders' names, or whole paths where two folders have one name."""
     names = [run.workdir.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.workdir) for run in runs]
-
-
-def _overlay() -> ListedColormap:
-    """Inferno that fades to nothing at 0, so that the film is seen where the map is low."""
-    colours = colormaps['inferno'](np.linspace(0.15, 1, 256))
-    colours[:, 3] = np.linspace(0, 1, 256) ** 0.7 * 0.65
-    return ListedColormap(colours)
-
-
-def _outlined(width: float) -> list:
-    """A black rim, so that a bright line is seen on bright and dark."""
-    return [patheffects.withStroke(linewidth=width, foreground='black')]
-
-
-def _sheet(result: dict, first: _Run, boxes: dict, shown: list[dict]) -> Figure:
-    """Films beside their maps: a row per finding, the film alone and then a column per run."""
-    rows, columns = len(result['films']), 1 + len(shown)
-    header, footer, left, under = 0.45, 0.75, 0.3, 0.3  # inches
-    width, height = left + columns * _PANEL, header + footer + rows * (_PANEL + under)
-    figure, colours = Figure(figsize=(width, height)), _overlay()
-
-    def panel(row, column):
-        bottom = height - header - row * (_PANEL + under) - _PANEL
-        axes = figure.add_axes(
-            [
-                (left + column * _PANEL + 0.04) / width,
-                bottom / height,
-                (_PANEL - 0.08) / width,
-                (_PANEL - 0.08) / height,
-            ]
-        )
-        axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], facecolor='black')
-        return axes
-
-    positions = {image_id: i for i, image_id in enumerate(first.split.image_ids.tolist())}
-    for row, (finding, image_id) in enumerate(result['films'].items()):
-        film = read_film(first.split, positions[image_id])
-        for column in range(columns):
-            axes = panel(row, column)
-            axes.imshow(film, cmap='gray', vmin=0, vmax=255, extent=(0, 1, 1, 0), aspect='auto')
-            if column:
-                image_map, probability, scores = shown[column - 1][finding]
-                seen = heatmaps.heatmap(image_map, _GRID)
-                axes.imshow(
-                    heatmaps.normalised(seen), cmap=colours, vmin=0, vmax=1, extent=(0, 1, 1, 0), aspect='auto'
-                )
-                under_text = f'p = {probability:.2f}'
-                if scores is not None:
-                    hit = 'maximum in box' if scores[0] >= 0.5 else 'maximum outside'
-                    energy = f'energy {100 * scores[2]:.0f} %' if seen.any() else 'map empty'
-                    under_text += f', {hit}, {energy}'
-                y, x = (np.argwhere(heatmaps.maxima(image_map, _GRID)).mean(0) + 0.5) / _GRID
-                axes.plot(
-                    x, y, '+', color='white', markersize=7, markeredgewidth=1.1, path_effects=_outlined(2.4)
-                )
-            else:
-                axes.set_ylabel(finding, fontsize=10, fontweight='bold')
-                under_text = textwrap.shorten(image_id, 38, placeholder='...')
-                if finding in boxes[image_id]:
-                    covered = heatmaps.box_mask(boxes[image_id][finding], 256).mean()
-                    under_text += f', box {100 * covered:.1f} % of film'
-            for ymin, xmin, ymax, xmax in boxes[image_id].get(finding, ()):
-                axes.add_patch(
-                    Rectangle(
-                        (xmin, ymin),
-                        xmax - xmin,
-                        ymax - ymin,
-                        fill=False,
-                        edgecolor='#38e1ff',
-                        linewidth=0.9,
-                        path_effects=_outlined(1.9),
-                    )
-                )
-            axes.set_xlabel(under_text, fontsize=7, labelpad=3)
-            if not row:
-                title = result['runs'][column - 1]['name'] if column else 'film'
-                axes.set_title('\n'.join(textwrap.wrap(title, 30)[:2]), fontsize=9, pad=4)
-    bar = figure.add_axes([left / width, (footer - 0.3) / height, 1.6 / width, 0.1 / height])
-    bar.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect='auto', extent=(0, 1, 0, 1))
-    bar.set(xticks=[0, 0.5, 1], yticks=[], facecolor='0.45')
-    bar.tick_params(labelsize=7, length=2, pad=1)
-    bar.set_xlabel('map, of its own maximum', fontsize=7, labelpad=1)
-    text = (
-        f'{result["dataset"]}, {result["split"]} split. Grad-CAM of {result["level"]}; frames: '
-        "the finding's boxes; cross: the map's maximum. Film: " + result['rule'] + '.'
-    )
-    lines = textwrap.wrap(text, max(30, int((width - left - 1.9) * 17)))
-    figure.text((left + 1.85) / width, (footer - 0.2) / height, '\n'.join(lines), fontsize=7, va='top')
-    return figure

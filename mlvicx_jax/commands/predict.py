@@ -1,6 +1,6 @@
 """Scores radiographs with a trained network, a CSV row per image.
 
-    mlvicx predict --init workdirs/classify films/ one.dcm --out predictions.csv
+    mlvicx predict --workdir workdirs/classify films/ one.dcm --out predictions.csv
 
 Images are PNG, JPEG or DICOM files, or folders of them (in all their folders, by suffix). They pass
 through the preprocessing of training data and of evaluation. Columns: path, then the probability of
@@ -26,50 +26,50 @@ import numpy as np
 import tqdm
 from absl import logging
 
+from mlvicx_jax import compilation
+from mlvicx_jax.commands._line import Parser, end
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.models.precision import wide
-from mlvicx_jax.run import trained
+from mlvicx_jax.run.record import Run, Trained
 from mlvicx_jax_datasets import dicom, radiograph
 from mlvicx_jax_datasets.image_folder_cxr.image_folder_cxr_dataset_builder import SUFFIXES
-from mlvicx_jax_datasets.release import progress
+from mlvicx_jax_datasets.progress import progress
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog='mlvicx predict', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--init', required=True, metavar='W', help='workdir of the run')
+    parser = Parser('predict', __doc__, renamed={'--init': '--workdir'})
+    parser.add_argument('--workdir', required=True, metavar='W', help='of the run')
     parser.add_argument('images', nargs='+', help='files and folders')
     parser.add_argument('--out', help='the CSV; by default it is printed')
     parser.add_argument(
         '--embeddings', action='store_true', help="the encoder's pooled features instead of probabilities"
     )
     parser.add_argument('--batch-size', type=int, default=64, help='images (64)')
-    args = parser.parse_args(argv)
+    return end(functools.partial(_run, parser.read(argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
     logging.set_verbosity(logging.ERROR)  # Orbax tells every file it touches
-    try:
-        bad = predict(args.init, args.images, args.out, args.embeddings, args.batch_size)
-    except UserError as error:
-        print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
-        return 2
-    return 1 if bad else 0
+    compilation.keep_programs()
+    compilation.check_sums()
+    return 1 if predict(args.workdir, args.images, args.out, args.embeddings, args.batch_size) else 0
 
 
-def predict(init, images: list, out=None, embeddings: bool = False, batch_size: int = 64) -> int:
+def predict(workdir, images: list, out=None, embeddings: bool = False, batch_size: int = 64) -> int:
     """Writes the CSV to `out`, or prints it; returns how many images could not be read.
 
     Memory does not grow with the number of images, and all batches are of one compiled shape.
 
     Raises:
-        UserError: no image is there, `init` holds no run or no classifier, `out` can not be
+        UserError: no image is there, `workdir` holds no run or no classifier, `out` can not be
             written, a DICOM where pydicom is absent.
     """
     if batch_size < 1:
         raise UserError(f'--batch-size is {batch_size}, expected 1 or more')
     paths = find_images(images)
-    loaded = trained.load(init)
-    columns, score = scorer(loaded, init, embeddings)
+    loaded = Run.open(workdir).network()
+    columns, score = scorer(loaded, embeddings)
     read = functools.partial(_read, size=loaded.config.data.stored_size)
     bad = 0
     with _table(out) as table:
@@ -114,7 +114,7 @@ def find_images(arguments: list) -> list[str]:
     return paths
 
 
-def scorer(loaded: trained.Trained, init, embeddings: bool) -> tuple[list[str], Callable]:
+def scorer(loaded: Trained, embeddings: bool) -> tuple[list[str], Callable]:
     """The columns' names, and a function of uint8 [b, S, S, 1] to float32 [b, columns].
 
     Raises:
@@ -122,12 +122,11 @@ def scorer(loaded: trained.Trained, init, embeddings: bool) -> tuple[list[str], 
     """
     size = loaded.config.data.image_size
     if embeddings:
-        encoder = loaded.method.encoder
-        variables = {kind: tree['encoder'] for kind, tree in loaded.variables.items()}
+        encoder, variables = loaded.encoder, loaded.encoder_variables
         names = [f'e{i}' for i in range(8 * encoder.width)]
         return names, functools.partial(_outputs, encoder, variables, name='pooled', size=size)
-    trained.require_classifier(loaded, init)
-    return list(loaded.label_names), functools.partial(
+    loaded.require_classifier()
+    return list(loaded.run.label_names), functools.partial(
         _outputs, loaded.method.network, loaded.variables, name='logits', size=size
     )
 

@@ -1,29 +1,28 @@
 """Prepares a data set once, as TFDS ArrayRecord files, and opens what is prepared.
 
-    mlvicx prepare --dataset phantom_cxr --data_dir data --option size=128
+    mlvicx prepare --dataset phantom_cxr --data-dir data --option size=128
 
 An image that can not be read does not stop a run: it is left out and listed, with the reason, in
-prepare_report.json. Such a set is kept aside and the run fails, unless --allow_bad covers the
+prepare_report.json. Such a set is kept aside and the run fails, unless --allow-bad covers the
 number of these images; a second run that covers it takes the set over without decoding again. A
 mistake in the release's text (a missing file or column, a damaged archive) ends the run at once.
 """
 
 import argparse
 import contextlib
-import sys
+import functools
 from typing import Any
 
+from mlvicx_jax.commands._line import Parser, end
 from mlvicx_jax.data.prepare import REPORT, prepare, read_report
 from mlvicx_jax.errors import UserError
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog='mlvicx prepare', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser('prepare', __doc__)
     parser.add_argument('--dataset', required=True, help='a folder of datasets/')
-    parser.add_argument('--data_dir', required=True, help='where prepared sets are kept')
-    parser.add_argument('--manual_dir', help='the downloaded release')
+    parser.add_argument('--data-dir', required=True, help='where prepared sets are kept')
+    parser.add_argument('--manual-dir', help='the downloaded release')
     parser.add_argument(
         '--option',
         action='append',
@@ -32,18 +31,18 @@ def main(argv: list[str] | None = None) -> None:
         help="a field of the set's Config, such as size=256; may be repeated",
     )
     parser.add_argument(
-        '--allow_bad',
+        '--allow-bad',
         type=int,
         default=0,
         metavar='N',
         help='accept a set that lacks up to N images that can not be read',
     )
-    args = parser.parse_args(argv)
-    try:
-        options = dict(_parse_option(text) for text in args.option)
-        builder = prepare(args.dataset, args.data_dir, args.manual_dir, options, args.allow_bad)
-    except UserError as error:
-        sys.exit(f'error: {error}')
+    return end(functools.partial(_run, parser.read(argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = dict(_parse_option(text) for text in args.option)
+    builder = prepare(args.dataset, args.data_dir, args.manual_dir, options, args.allow_bad)
     print(f'{builder.info.full_name} in {builder.data_path}')
     for split, info in builder.info.splits.items():
         print(f'{split}: {info.num_examples} images')
@@ -52,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     bad = (read_report(builder.data_path) or {'bad': []})['bad']
     if bad:
         print(f'left out: {len(bad)} images that can not be used, listed in {builder.data_path / REPORT}')
+    return 0
 
 
 def _parse_option(text: str) -> tuple[str, Any]:

@@ -8,42 +8,44 @@ grid. What it does not hold is left out, and named at the end of the page.
 """
 
 import argparse
+import functools
 import pathlib
-import sys
 
 from ml_collections import ConfigDict
 
 from mlvicx_jax import preview
+from mlvicx_jax.commands._line import Parser, end
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.grid import page as grid_page
+from mlvicx_jax.grid.folder import Grid, read
 from mlvicx_jax.report import page
-from mlvicx_jax.run.reading import Grid, Run, read
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog='mlvicx report', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('workdir', type=pathlib.Path, metavar='WORKDIR')
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser('report', __doc__)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument('where', nargs='?', type=pathlib.Path, metavar='WORKDIR')
+    where.add_argument('--workdir', type=pathlib.Path, help='the same')
     parser.add_argument('--out', type=pathlib.Path, help='the page (WORKDIR/report.html)')
     parser.add_argument(
         '--views', action='store_true', help='draw WORKDIR/views.png first, which opens the data set'
     )
-    args = parser.parse_args(argv)
-    folder = args.workdir.expanduser()
+    return end(functools.partial(_run, parser.read(argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
+    folder = (args.where or args.workdir).expanduser()
     out = (args.out or folder / 'report.html').expanduser()
-    try:
-        if args.views:
-            _draw_views(folder)
-        found = read(folder)
-        page.write(grid_page.render(found) if isinstance(found, Grid) else page.render(found), out)
-    except UserError as error:
-        sys.exit('error: ' + ' '.join(str(error).split()))
+    if args.views:
+        _draw_views(folder)
+    found = read(folder)
+    page.write(grid_page.render(found) if isinstance(found, Grid) else page.render(found), out)
     print(f'{out}: {out.stat().st_size / 1e3:,.0f} kB')
+    return 0
 
 
 def _draw_views(folder: pathlib.Path) -> None:
     run = read(folder)
-    if not isinstance(run, Run) or run.task != 'pretrain':
+    if isinstance(run, Grid) or run.task != 'pretrain':
         raise UserError(f'--views: {folder} is no pretraining run; leave it out')
     preview.preview(ConfigDict(run.config), folder / 'views.png')

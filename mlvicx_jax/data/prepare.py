@@ -6,7 +6,6 @@ A killed run leaves nothing that passes for a prepared set; the same command sta
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import importlib
 import io
 import json
@@ -17,12 +16,13 @@ import pkgutil
 import shutil
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
 import mlvicx_jax_datasets
+from mlvicx_jax import checkout, lock
 from mlvicx_jax.errors import UserError
 
 REPORT = 'prepare_report.json'
@@ -81,6 +81,7 @@ def prepare(
             images than `allow_bad`, no write permission, or a full disk.
     """
     data_dir = pathlib.Path(data_dir).expanduser().absolute()
+    checkout.refuse_mixture()
     builder = _builder(name, data_dir, options or {})
     if _is_whole(builder):
         _check_origin(builder, manual_dir)
@@ -91,8 +92,7 @@ def prepare(
     with _readable_errors(builder.data_path), _lock(builder.data_path.parent):
         builder = _builder(name, data_dir, options or {})  # it may have been prepared meanwhile
         if not _is_whole(builder):
-            for stale in builder.data_path.parent.glob('incomplete.*'):
-                shutil.rmtree(stale)  # a killed run's: the lock says that nobody writes it now
+            _remove_stale(pathlib.Path(builder.data_path.parent))
             _make(builder, download_config, allow_bad)
             builder = _builder(name, data_dir, options or {})
     return builder
@@ -139,7 +139,7 @@ def _make(
             f'{builder.name}: {len(bad)} of {report["images"] + len(bad)} images can not be used, '
             f'the first: {bad[0]["reason"]}. All are listed in {aside / REPORT}. Mend them and '
             'prepare again, or take the set as it is now, without them: python -m '
-            f'mlvicx_jax.prepare with --allow_bad {len(bad)}'
+            f'mlvicx prepare with --allow-bad {len(bad)}'
         )
     os.rename(aside, place)
 
@@ -233,7 +233,7 @@ def _manual_dir(builder: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike
     if not manual_dir:
         raise UserError(
             f'{builder.name} needs manual_dir (--config.data.manual_dir in training, '
-            f'--manual_dir here), the folder of its release. {instructions}'
+            f'--manual-dir here), the folder of its release. {instructions}'
         )
     path = pathlib.Path(manual_dir).expanduser().absolute()
     if not path.is_dir() or not any(path.iterdir()):
@@ -242,17 +242,22 @@ def _manual_dir(builder: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike
     return path
 
 
-@contextlib.contextmanager
-def _lock(folder: os.PathLike) -> Iterator[None]:
-    """Holds the folder for this process; the system lets go of it even when the process is killed."""
+def _lock(folder: os.PathLike) -> IO:
+    """Holds the folder for this process until what is returned is closed; waits for who has it."""
     try:
         os.makedirs(folder, exist_ok=True)
-        file = open(os.path.join(folder, 'prepare.lock'), 'w')
+        return lock.take(os.path.join(folder, 'prepare.lock'), wait=None)
     except OSError as error:
         raise _unwritable(folder, error.strerror) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+
+
+def _remove_stale(folder: pathlib.Path) -> None:
+    """Removes what killed starts left in a folder: the caller holds its lock, so nobody writes there."""
+    for stale in folder.glob('incomplete.*'):
+        if stale.is_dir():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink()
 
 
 @contextlib.contextmanager

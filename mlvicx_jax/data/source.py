@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from mlvicx_jax.data.features import refuse_foreign_classes
 from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
 
@@ -158,6 +159,7 @@ def open_folder(
 ) -> RadiographSet:
     """Opens the folder of a prepared set with its splits as they are: leaks are not refused here."""
     _check_fraction(validation_fraction)
+    refuse_foreign_classes(folder)
     # A reader of the folder alone: unlike a set's own builder, it can be sent to worker processes.
     reader = tfds.builder_from_directory(folder)
     features, metadata = reader.info.features, dict(reader.info.metadata)

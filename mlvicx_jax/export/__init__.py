@@ -1,6 +1,6 @@
 """The encoder outside JAX, and weights from outside as its start.
 
-  python -m mlvicx_jax.export --workdir W --format torchvision|mlvicx|onnx|flax --out F
+  mlvicx export --workdir W --format torchvision|mlvicx|onnx|flax --out F
 
 `folder` writes what users take away and proves it first, `initial` reads what `config.init` names;
 `weights` knows what a tensor is called on either side.

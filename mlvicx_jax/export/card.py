@@ -52,11 +52,12 @@ features['pooled']   # [1, {pooled}]; also stem, stage1, stage2, stage3, stage4
 ```"""
 
 
-def card(run, form: str, config: dict, proof: dict, loss: dict | None, what: str) -> str:
+def card(trained, evaluation: dict, form: str, config: dict, proof: dict, loss: dict | None, what: str) -> str:
     """README.md of an export.
 
     Args:
-      run: the `Run` that was exported.
+      trained: the `run.record.Trained` that was exported.
+      evaluation: numbers of its run, with their `step`; {} where there are none.
       form: the format's name.
       config: the content of config.json.
       proof: differences by feature, see `folder.compare`.
@@ -68,8 +69,6 @@ def card(run, form: str, config: dict, proof: dict, loss: dict | None, what: str
     use = _USE[form] + (_TORCH if form in ('torchvision', 'mlvicx') else '')
     use = use.format(size=pre['size'], pooled=config['features']['pooled'], **config)
     return f"""---
-license: other
-license_name: not-chosen-yet
 library_name: {dict(onnx='onnx', flax='flax').get(form, 'pytorch')}
 pipeline_tag: image-feature-extraction
 tags:
@@ -81,9 +80,9 @@ tags:
 
 # ResNet-18 for chest radiographs, pretrained with {method['name']}
 
-{_structure(run, config)} Pretrained with mlvicx_jax \
-{__version__}, method `{method['name']}`{_source(method)}, step {run.step}.
-{_context(run, loss)}
+{_structure(config)} Pretrained with mlvicx_jax \
+{__version__}, method `{method['name']}`{_source(method)}, step {trained.step}.
+{_context(loss)}
 ## Use
 
 {use}
@@ -99,10 +98,10 @@ stored at {data['stored_size']} px (area average). Other normalisations give oth
 | | |
 |---|---|
 | data | `{data['name']}`{_options(data)}, training split of {_share(data)} |
-| training split | sha256 of its sorted image ids `{run.data_hash}` |
+| training split | sha256 of its sorted image ids `{trained.data_hash}` |
 | method | {_values(method)} |
 | optimiser | {_values(optim)} |
-| batch size, steps | {recipe['batch_size']}, {run.step} |
+| batch size, steps | {recipe['batch_size']}, {trained.step} |
 | activations | {recipe['dtype']} |
 | initial weights | {recipe.get('init') or 'random'} |
 | seed | {recipe['seed']} |
@@ -111,7 +110,7 @@ Everything else is in `config.json` under `recipe`.
 
 ## Results
 
-{_results(run)}
+{_results(trained, evaluation)}
 
 ## Exported against original
 
@@ -138,12 +137,13 @@ may answer from these. Test by subgroup and on a second source.
 
 ## Licence
 
-mlvicx_jax is Apache-2.0. These weights have no licence until whoever publishes them puts one into \
-the first lines of this file; the terms of the training data (`{data['name']}`) come first.
+The program that made these weights, mlvicx_jax, is Apache-2.0. The weights themselves have no licence \
+yet: whoever publishes them chooses one that the terms of the training data (`{data['name']}`) allow, and \
+adds it to the first lines of this file as `license: NAME`.
 """
 
 
-def _structure(run, config) -> str:
+def _structure(config) -> str:
     bottlenecks = (
         f'a context bottleneck (CBAM, reduction {config["reduction"]}) in line at each of its five levels'
         if config['context']
@@ -156,7 +156,7 @@ def _source(method) -> str:
     return ' ([arXiv:2403.11504](https://arxiv.org/abs/2403.11504))' if method['name'] == 'mlvicx' else ''
 
 
-def _context(run, loss) -> str:
+def _context(loss) -> str:
     if loss is None:
         return ''
     text = f"""
@@ -212,10 +212,10 @@ def _values(section: dict) -> str:
     return ', '.join(f'{name} {value}' for name, value in section.items())
 
 
-def _results(run) -> str:
+def _results(trained, evaluation) -> str:
     kept = {
         name: value
-        for name, value in run.results.items()
+        for name, value in evaluation.items()
         if isinstance(value, float)
         and value == value  # NaN: one class in the test images
         and not name.startswith(('train/', 'time/', 'images_per'))
@@ -223,10 +223,10 @@ def _results(run) -> str:
     if not kept:
         return "No evaluation was found in the run's folder."
     rows = '\n'.join(f'| {name} | {value:.3f} |' for name, value in sorted(kept.items()))
-    split = run.results.get('eval/split', run.config.eval.split)
-    when = run.results.get('step')
-    other = '' if when == run.step else f' That is another step than the exported {run.step}.'
-    context = ' (with its context bottlenecks)' if run.encoder.context else ''
+    split = evaluation.get('eval/split', trained.config.eval.split)
+    when = evaluation.get('step')
+    other = '' if when == trained.step else f' That is another step than the exported {trained.step}.'
+    context = ' (with its context bottlenecks)' if trained.encoder.context else ''
     return f"""Of the frozen encoder{context}, {split} split, at step {when}.{other}
 
 | | |

@@ -1,16 +1,15 @@
 """Writes the folder that users take away: weights, config.json and model card, proved before."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from mlvicx_jax import __version__, parallel
 from mlvicx_jax.data import augment, source
@@ -20,8 +19,7 @@ from mlvicx_jax.export import card, formats
 from mlvicx_jax.export.formats import FORMATS, Features, features
 from mlvicx_jax.files import write_json
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
-from mlvicx_jax.run import trained
-from mlvicx_jax.run.metrics import read_metrics
+from mlvicx_jax.run.record import Run, Trained
 from mlvicx_jax.weights import tensors as weights
 from mlvicx_jax_datasets.phantom_cxr import render
 
@@ -31,29 +29,6 @@ from mlvicx_jax_datasets.phantom_cxr import render
 TOLERANCE = 1e-4
 PROOF_IMAGES = 16
 WHAT = ('encoder', 'all')
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What one checkpoint of a run says.
-
-    Attributes:
-      config: of the run.
-      encoder: its module, in float32 and free of the mesh.
-      variables: of the encoder, {'params', 'batch_stats'}.
-      rest: the other weights (heads, teachers): {'params', 'batch_stats', 'method_state'}.
-      step: of the checkpoint.
-      data_hash: SHA-256 of the training split's image ids.
-      results: the newest evaluation found in the folder, with its `step`.
-    """
-
-    config: ConfigDict
-    encoder: ResNet18
-    variables: dict
-    rest: dict
-    step: int
-    data_hash: str
-    results: dict
 
 
 def export(
@@ -84,48 +59,34 @@ def export(
         raise UserError(f'--out={out} exists; give a folder that does not, or remove it')
     for module in FORMATS[form].needs:
         weights.extra(module)
-    run = read_run(workdir, step)
-    _require_finite(run, what)
-    if form == 'torchvision' and run.encoder.width != 64:
+    trained = Run.open(workdir).network(step)
+    _require_finite(trained, what)
+    if form == 'torchvision' and trained.encoder.width != 64:
         raise UserError(
-            f'{workdir}: the encoder is {run.encoder.width} channels wide, '
+            f'{workdir}: the encoder is {trained.encoder.width} channels wide, '
             "torchvision's resnet18 is 64; take --format=mlvicx: it holds any width"
         )
 
     with _appearing(out) as folder:
-        encoder, variables = _exported(run, form)
+        encoder, variables = _exported(trained, form)
         FORMATS[form].write(folder, encoder, variables)
-        config = _config(run, form, encoder)
+        config = _config(trained, form, encoder)
         write_json(folder / 'config.json', config)
         if what == 'all':
             named, kind = (weights.to_torch, 'pt') if FORMATS[form].torch else (weights.flat, 'flax')
-            formats.save(folder / 'heads.safetensors', named(run.rest), kind)
-        images = proof_images(run.config.data.stored_size)
-        size = run.config.data.image_size
+            formats.save(folder / 'heads.safetensors', named(trained.heads), kind)
+        images = proof_images(trained.config.data.stored_size)
+        size = trained.config.data.image_size
         original = features(encoder, variables, images, size)
         proof = compare(original, FORMATS[form].features(folder, encoder, images, size))
         _require_parity(proof)
         loss = None
-        if encoder.context != run.encoder.context:
-            loss = _context_loss(run, original, images, data_dir)
-        (folder / 'README.md').write_text(card.card(run, form, config, proof, loss, what))
+        if encoder.context != trained.encoder.context:
+            loss = _context_loss(trained, original, images, data_dir)
+        (folder / 'README.md').write_text(
+            card.card(trained, _evaluation(trained.run), form, config, proof, loss, what)
+        )
     return out
-
-
-def read_run(workdir, step: int | None = None) -> Run:
-    """Reads and proves one checkpoint; the newest where `step` is None."""
-    run = trained.load(workdir, step)
-    trees = {kind: dict(tree) for kind, tree in run.variables.items()}
-    variables = {kind: tree.pop('encoder') for kind, tree in trees.items()}
-    return Run(
-        run.config,
-        run.method.encoder,
-        variables,
-        {**trees, 'method_state': run.method_state},
-        run.step,
-        run.data_hash,
-        _results(pathlib.Path(workdir).expanduser()),
-    )
 
 
 def proof_images(size: int) -> np.ndarray:
@@ -160,26 +121,26 @@ def _require_parity(proof):
             )
 
 
-def _require_finite(run, what):
-    trees = {'encoder': run.variables} | ({'heads': run.rest} if what == 'all' else {})
+def _require_finite(trained: Trained, what: str):
+    trees = {'encoder': trained.encoder_variables} | ({'heads': trained.heads} if what == 'all' else {})
     for path, leaf in jax.tree_util.tree_leaves_with_path(trees):
         if not np.isfinite(np.asarray(leaf)).all():
             raise UserError(
-                f'{jax.tree_util.keystr(path)} of step {run.step} has values that are '
+                f'{jax.tree_util.keystr(path)} of step {trained.step} has values that are '
                 'not finite; give an earlier --step'
             )
 
 
-def _exported(run, form) -> tuple[ResNet18, dict]:
+def _exported(trained: Trained, form: str) -> tuple[ResNet18, dict]:
     """The encoder as the format holds it: torchvision's has no place for context bottlenecks."""
     if form == 'torchvision':
-        return run.encoder.clone(context=False), weights.without_context(run.variables)
-    return run.encoder, run.variables
+        return trained.encoder.clone(context=False), weights.without_context(trained.encoder_variables)
+    return trained.encoder, trained.encoder_variables
 
 
-def _config(run, form, encoder) -> dict:
+def _config(trained: Trained, form: str, encoder) -> dict:
     """config.json: how to rebuild the encoder, how to feed it, and where it comes from."""
-    recipe = json.loads(run.config.to_json_best_effort())
+    recipe = json.loads(trained.config.to_json_best_effort())
     for private in ('data_dir', 'manual_dir'):
         recipe['data'].pop(private, None)
     recipe['init'] = pathlib.Path(recipe.get('init', '')).name  # not where it lay here
@@ -193,37 +154,35 @@ def _config(run, form, encoder) -> dict:
         | {'pooled': 8 * encoder.width},
         'preprocessing': {
             'input': 'grey, 8 bits, dense tissue bright',
-            'size': run.config.data.image_size,
+            'size': trained.config.data.image_size,
             'resize': 'whole image to size x size, bicubic (a = -1/2) with antialiasing, clipped',
             'scale': 1 / 255,
             'channels': 'grey repeated three times',
             'mean': list(augment.IMAGENET_MEAN),
             'std': list(augment.IMAGENET_STD),
         },
-        'step': run.step,
-        'train_split_sha256': run.data_hash,
+        'step': trained.step,
+        'train_split_sha256': trained.data_hash,
         'recipe': recipe,
         'mlvicx_jax': __version__,
-    } | ({'opset': formats.OPSET} if form == 'onnx' else {})
+    } | FORMATS[form].facts()
 
 
-def _results(workdir) -> dict:
-    """results.json of a finished run, else the newest evaluation of a running one."""
-    if results := trained.read_results(workdir):
-        return results
-    lines = [line for line in read_metrics(workdir) if 'probe/auroc' in line]
-    return lines[-1] if lines else {}
+def _evaluation(run: Run) -> dict:
+    """results.json of a finished run, else the newest evaluation of a running one, else {}."""
+    newest: dict[str, Any] = next((line for line in reversed(run.lines) if 'probe/auroc' in line), {})
+    return dict(run.results or newest)
 
 
-def _context_loss(run, plain: Features, images, data_dir) -> dict:
+def _context_loss(trained: Trained, plain: Features, images, data_dir) -> dict:
     """What the encoder is without its context bottlenecks: cosine of the pooled features with and
     without, and, given the data set, the mean AUROC of both probes."""
-    size = run.config.data.image_size
-    refined = features(run.encoder, run.variables, images, size)
-    loss = {'cosine': compare(refined, plain)['pooled']['cosine']}
+    size = trained.config.data.image_size
+    refined = features(trained.encoder, trained.encoder_variables, images, size)
+    loss: dict[str, Any] = {'cosine': compare(refined, plain)['pooled']['cosine']}
     if data_dir is None:
         return loss
-    section = run.config.data
+    section = trained.config.data
     data = source.open_dataset(
         section.name,
         data_dir or section.data_dir,
@@ -232,14 +191,14 @@ def _context_loss(run, plain: Features, images, data_dir) -> dict:
         section.validation_fraction,
         section.split_seed,
     )
-    mesh = parallel.create_mesh(run.config.eval.batch_size)
+    mesh = parallel.create_mesh(trained.config.eval.batch_size)
     for name, encoder, variables in (
-        ('with', run.encoder, run.variables),
-        ('without', run.encoder.clone(context=False), weights.without_context(run.variables)),
+        ('with', trained.encoder, trained.encoder_variables),
+        ('without', trained.encoder.clone(context=False), weights.without_context(trained.encoder_variables)),
     ):
-        found = frozen.evaluate(encoder, variables, data, run.config, mesh)
+        found = frozen.evaluate(encoder, variables, data, trained.config, mesh)
         loss[name] = {probe: found[f'{probe}/auroc'] for probe in ('probe', 'knn')}
-    loss['split'] = run.config.eval.split
+    loss['split'] = trained.config.eval.split
     loss['images'] = len(data.splits[loss['split']])
     return loss
 

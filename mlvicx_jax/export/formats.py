@@ -13,8 +13,6 @@ from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.weights import tensors as weights
 
-OPSET = 18  # of the ONNX graph
-
 Features = dict[str, np.ndarray]
 
 
@@ -77,6 +75,12 @@ def _write_onnx(folder, encoder, variables):
     onnx.save(model, folder / 'model.onnx')
 
 
+def _onnx_facts():
+    from mlvicx_jax.export import graph
+
+    return {'opset': graph.OPSET}
+
+
 def _onnx_features(folder, encoder, images, size):
     import onnxruntime
 
@@ -99,17 +103,26 @@ def _flax_features(folder, encoder, images, size):
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """write(folder, encoder, variables), and features(folder, encoder, images, size) of that."""
+    """A format.
+
+    Attributes:
+        write: of (folder, encoder, variables).
+        features: of (folder, encoder, images, size), from what was written.
+        needs: packages.
+        torch: whether tensors have PyTorch's names and layout.
+        facts: what config.json says of the format alone.
+    """
 
     write: Callable
     features: Callable
     needs: tuple[str, ...]
-    torch: bool  # whether tensors have PyTorch's names and layout
+    torch: bool
+    facts: Callable[[], dict] = dict
 
 
 FORMATS = {
     'torchvision': Format(_write_torchvision, _torch_features, ('torch', 'safetensors'), True),
     'mlvicx': Format(_write_torch, _torch_features, ('torch', 'safetensors'), True),
-    'onnx': Format(_write_onnx, _onnx_features, ('onnx', 'onnxruntime', 'safetensors'), True),
+    'onnx': Format(_write_onnx, _onnx_features, ('onnx', 'onnxruntime', 'safetensors'), True, _onnx_facts),
     'flax': Format(_write_flax, _flax_features, ('safetensors',), False),
 }

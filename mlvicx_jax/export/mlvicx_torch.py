@@ -86,7 +86,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         features = {}
-        x = features['stem'] = self.context_stem(F.relu(self.bn1(self.conv1(x))))
+        x = features['stem'] = self.get_submodule('context_stem')(F.relu(self.bn1(self.conv1(x))))
         x = F.max_pool2d(x, 3, 2, 1)
         for stage in range(1, 5):
             x = getattr(self, f'context_stage{stage}')(getattr(self, f'layer{stage}')(x))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from mlvicx_jax.evaluation.statistics import t_interval
-from mlvicx_jax.report import about, figures, page, sheets
+from mlvicx_jax.grid.folder import Grid
+from mlvicx_jax.report import figures, page, sheets
 from mlvicx_jax.report.about import asked, protocol
 from mlvicx_jax.report.classification import main_mean
 from mlvicx_jax.report.content import (
@@ -23,35 +24,41 @@ from mlvicx_jax.report.content import (
     number,
     share,
 )
-from mlvicx_jax.run.reading import Grid, Run
+from mlvicx_jax.run.record import Run
 
 _FEWEST_SEEDS = 3  # for an interval between seeds: of two it is 12.7 times their difference
 
 
 def render(grid: Grid) -> str:
     """The HTML of a grid; the same input gives the same bytes."""
-    parts = [*against_share(grid), *tables(grid), sheets.heatmaps(grid), runs(grid)]
-    return page.assemble(about.title(grid), grid.folder, parts)
+    title = f'Grid of {count(len(grid.runs), "run")}: {grid.folder.name}'
+    parts: list[Section | NotRun | None] = [
+        *against_share(grid),
+        *tables(grid),
+        sheets.heatmaps(grid),
+        runs(grid),
+    ]
+    return page.assemble(title, grid.folder, parts)
 
 
 def against_share(grid: Grid) -> list[Section | NotRun]:
     """A figure for each set and task: AUROC or Dice against the share of the labels."""
-    sections = []
+    sections: list[Section | NotRun] = []
     for task, what in (('classify', 'AUROC'), ('segment', 'Dice')):
         done = [run for run in grid.runs if run.task == task and run.results]
         sections += [
-            _of_set(name, what, [run for run in done if _place(run)[0] == name])
-            for name in dict.fromkeys(_place(run)[0] for run in done)
+            _of_set(grid, name, what, [run for run in done if _place(grid, run)[0] == name])
+            for name in dict.fromkeys(_place(grid, run)[0] for run in done)
         ]
     return sections or [NotRun('figures', 'no run of the grid has ended')]
 
 
-def _of_set(name: str, what: str, runs: list[Run]) -> Section:
+def _of_set(grid: Grid, name: str, what: str, runs: list[Run]) -> Section:
     panels: dict[str, dict] = {}
     for run in runs:
         for panel, value, interval in _numbers(run):
-            line = panels.setdefault(panel, {}).setdefault(_series(run, runs), {})
-            line.setdefault(run.results['share'], []).append((value, interval))
+            line = panels.setdefault(panel, {}).setdefault(_series(grid, run, runs), {})
+            line.setdefault(_ended(run)['share'], []).append((value, interval))
     drawn = {
         panel: {
             series: [(part, *_summary(found)) for part, found in line.items()] for series, line in lines.items()
@@ -64,8 +71,8 @@ def _of_set(name: str, what: str, runs: list[Run]) -> Section:
         for panel, lines in drawn.items()
         for series, points in lines.items()
     )
-    seeds = len({run.results['seed'] for run in runs})
-    caption = f'Test split of {runs[0].results["dataset"]}. '
+    seeds = len({_ended(run)['seed'] for run in runs})
+    caption = f'Test split of {_ended(runs[0])["dataset"]}. '
     if seeds == 1:
         caption += f'One seed; bars: {INTERVAL}.'
     else:
@@ -80,7 +87,8 @@ def _of_set(name: str, what: str, runs: list[Run]) -> Section:
 
 def tables(grid: Grid) -> list[Section | NotRun]:
     """The grid's own tables, a section for each file of tables/."""
-    return [_markdown(path) for path in grid.tables] or [NotRun('tables', 'no tables/*.md in the folder')]
+    found: list[Section | NotRun] = [_markdown(path) for path in grid.tables]
+    return found or [NotRun('tables', 'no tables/*.md in the folder')]
 
 
 def runs(grid: Grid) -> Section:
@@ -98,7 +106,7 @@ def runs(grid: Grid) -> Section:
                 (
                     name,
                     run.task,
-                    *_place(run),
+                    *_place(grid, run),
                     run.config['protocol'],
                     share(data['labelled']['share']),
                     seed,
@@ -120,27 +128,29 @@ def runs(grid: Grid) -> Section:
     )
 
 
-def _place(run: Run) -> tuple[str, str]:
-    """What the grid calls the set and the method of a downstream run, from the name of its folder.
+def _place(grid: Grid, run: Run) -> tuple[str, str]:
+    """What the grid calls the set and the method of a downstream run.
 
-    grid/processes.py makes it of set, protocol, share, method and seed.
+    Of an older grid, whose runs have no cell.json: the data set, and the folder of the encoder.
     """
+    if cell := grid.cells.get(run.folder):
+        return cell.set, cell.method
     config = run.config
-    middle = f'-{config["protocol"]}-{config["data"]["labelled"]["share"]:g}-'
-    name, _, method = run.folder.name.removesuffix(f'-seed{config["seed"]}').partition(middle)
-    if method:
-        return name, method
     return (
         config['data']['name'] + (f' ({asked(run)})' if asked(run) else ''),
         pathlib.Path(config['init']).name or 'random',
     )
 
 
+def _ended(run: Run) -> Any:
+    return run.ended
+
+
 def _numbers(run: Run) -> list[tuple[str, float, Any]]:
     """(panel, value, interval) of a run's numbers that are available."""
-    test = run.results['test']
+    test = _ended(run)['test']
     if run.task == 'classify':
-        head, names = test[run.results['primary']], run.results['label_names']
+        head, names = test[_ended(run)['primary']], _ended(run)['label_names']
         mean = main_mean(head)
         found = (
             []
@@ -164,18 +174,18 @@ def _number(run: Run) -> str:
     if run.results is None:
         return f'not ended, step {run.lines[-1]["step"]}' if run.lines else 'not ended'
     if run.task == 'pretrain':
-        return f'step {run.results["step"]}'
-    several = len(run.results['test']) > 1 and run.task == 'segment'
+        return f'step {_ended(run)["step"]}'
+    several = len(_ended(run)['test']) > 1 and run.task == 'segment'
     return '; '.join(
         (f'{name} ' if several else '') + estimate(value, interval) for name, value, interval in _numbers(run)
     ) or number(None)
 
 
-def _series(run: Run, others: list[Run]) -> str:
+def _series(grid: Grid, run: Run, others: list[Run]) -> str:
     """What a line of a figure is called: the method of its encoder, and the protocol."""
-    text = f'{_place(run)[1]}, {protocol(run.config["protocol"])}'
-    if len({other.results.get('context') for other in others}) > 1:
-        text += '' if run.results.get('context') else ', no context'
+    text = f'{_place(grid, run)[1]}, {protocol(run.config["protocol"])}'
+    if len({_ended(other).get('context') for other in others}) > 1:
+        text += '' if _ended(run).get('context') else ', no context'
     return text
 
 
@@ -197,7 +207,9 @@ def _or_nan(value) -> float:
 
 def _markdown(path: pathlib.Path) -> Section:
     """A file of tables: its `#` the title, each `##` the caption of the table below, `-` notes."""
-    title, heading, blocks, rows = path.stem, '', [], []
+    title, heading = path.stem, ''
+    blocks: list[Table | Text] = []
+    rows: list[list[str]] = []
     for line in [*path.read_text(encoding='utf-8').splitlines(), '']:
         if line.startswith('|'):
             rows.append([_cell(text) for text in re.split(r'(?<!\\)\|', line.strip())[1:-1]])

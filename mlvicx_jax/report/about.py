@@ -9,17 +9,15 @@ from flax.traverse_util import flatten_dict
 import mlvicx_jax
 from mlvicx_jax.report.content import Facts, Listing, NotRun, Section, Table, Text, count, number, share
 from mlvicx_jax.run.goodput import PHASES
-from mlvicx_jax.run.reading import Grid, Run
+from mlvicx_jax.run.record import Run
 from mlvicx_jax.terminal import duration
 
 _BASE = pathlib.Path(mlvicx_jax.__file__).parents[1] / 'configs' / 'base.py'
 _TASKS = {'pretrain': 'Pretraining', 'classify': 'Classification', 'segment': 'Segmentation'}
 
 
-def title(run: Run | Grid) -> str:
+def title(run: Run) -> str:
     """Such as: Classification of phantom_cxr, frozen encoder, 1 % of the labels."""
-    if isinstance(run, Grid):
-        return f'Grid of {count(len(run.runs), "run")}: {run.folder.name}'
     data = run.config['data']['name']
     if run.task == 'pretrain':
         return f'Pretraining on {data} with {run.config["method"]["name"]}'
@@ -113,13 +111,11 @@ def time_spent(run: Run) -> Section | NotRun | None:
 
 
 def configuration(run: Run) -> Section:
-    """The config: where it differs from what all recipes share, and whole."""
-    blocks = []
+    """The config: where it differs from what all recipes share, and whole; without absolute paths."""
+    blocks, config = [], without_paths(run.config)
     if _BASE.is_file():
         base = runpy.run_path(str(_BASE))['get_config']()
-        old, new = (
-            flatten_dict(tree, sep='.') for tree in (json.loads(base.to_json_best_effort()), run.config)
-        )
+        old, new = (flatten_dict(tree, sep='.') for tree in (json.loads(base.to_json_best_effort()), config))
         rows = [
             (name, *(_value(tree.get(name, 'absent')) for tree in (old, new)))
             for name in sorted(old.keys() | new.keys())
@@ -133,7 +129,7 @@ def configuration(run: Run) -> Section:
                 left=(1, 2),
             )
         )
-    blocks.append(Listing('The whole configuration', json.dumps(run.config, indent=1, sort_keys=True)))
+    blocks.append(Listing('The whole configuration', json.dumps(config, indent=1, sort_keys=True)))
     return Section('Configuration', blocks)
 
 
@@ -144,6 +140,17 @@ def asked(run: Run) -> str:
     if not data.get('within'):
         return names
     return f'{names or "all labels"} within {data["within"]}'
+
+
+def without_paths(tree):
+    """A config, or a part of one, with the last name of each absolute path alone: a page can be sent."""
+    if isinstance(tree, dict):
+        return {name: without_paths(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [without_paths(value) for value in tree]
+    if isinstance(tree, str) and (tree.startswith(('/', '~')) or pathlib.PureWindowsPath(tree).is_absolute()):
+        return pathlib.PureWindowsPath(tree).name
+    return tree
 
 
 def test_split(run: Run) -> str:
@@ -177,7 +184,7 @@ def _size(arrays: dict, split: str) -> str:
 
 
 def _options(data: dict) -> str:
-    options = ', '.join(f'{name} {value}' for name, value in (data.get('options') or {}).items())
+    options = ', '.join(f'{name} {value}' for name, value in without_paths(data.get('options') or {}).items())
     return f' ({options})' if options else ''
 
 
@@ -195,7 +202,7 @@ def _fraction(results: dict, data: dict) -> str:
 
 
 def _init(results: dict, config: dict) -> str:
-    init = results.get('init', config.get('init')) or ''
+    init = without_paths(results.get('init', config.get('init')) or '')
     if not init:
         return 'random weights'
     proof = results.get('init_proof')

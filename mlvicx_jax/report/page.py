@@ -7,7 +7,7 @@ from mlvicx_jax.errors import UserError
 from mlvicx_jax.files import write_text
 from mlvicx_jax.report import about, classification, pretraining, segmentation, sheets, template, training
 from mlvicx_jax.report.content import NotRun, Section
-from mlvicx_jax.run.reading import Run
+from mlvicx_jax.run.record import Run
 
 _RESULTS = {
     'pretrain': (pretraining.probes, training.curves, sheets.views),
@@ -41,7 +41,7 @@ def assemble(title: str, folder: pathlib.Path, parts: list[Section | NotRun | No
     return template.render(
         __package__,
         title=title,
-        folder=folder,
+        folder=folder.resolve().name,
         version=__version__,
         sections=[part for part in parts if part and not isinstance(part, NotRun)],
         not_run=[part for part in parts if isinstance(part, NotRun)],

@@ -4,7 +4,7 @@ import math
 
 from mlvicx_jax.durations import Schedule
 from mlvicx_jax.run.checkpoints import Checkpoints
-from mlvicx_jax.run.metrics import MetricLog, read_metrics
+from mlvicx_jax.run.metrics import MetricLog, evaluations, read_metrics
 from mlvicx_jax.run.progress import Meter
 
 
@@ -27,9 +27,8 @@ class Best:
 
     def resume(self, workdir, start_step: int) -> None:
         """Takes in the evaluations up to `start_step` that a run's metrics.jsonl tells of."""
-        for line in read_metrics(workdir) if self._monitor else ():
-            if self._monitor in line and 0 < line['step'] <= start_step:
-                self.found(line.pop('step'), line)
+        for line in evaluations(workdir, self._monitor, start_step) if self._monitor else ():
+            self.found(line.pop('step'), line)
 
     def found(self, step: int, numbers) -> bool:
         """True for the first evaluation, then only for a greater number; a NaN is never greater."""

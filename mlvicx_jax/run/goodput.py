@@ -1,12 +1,14 @@
 """Where a run's time went, over all its starts: the share that was training, and the rest by its cause."""
 
-import json
 import pathlib
 import time
+from typing import Any, TypedDict
 
 import jax
 
-from mlvicx_jax.files import write_json
+from mlvicx_jax.errors import UserError
+from mlvicx_jax.files import read_json, write_json
+from mlvicx_jax.run.schema import mismatch
 from mlvicx_jax.terminal import duration, say
 
 # In the order they are told. `training` is what a run is for; the others are its price.
@@ -22,6 +24,43 @@ PHASES = {
 }
 
 
+FILE = 'goodput.json'
+
+
+class Counts(TypedDict):
+    """What the file holds; `saved` is {step of a checkpoint: seconds of training until then}."""
+
+    seconds: dict[str, float]
+    starts: int
+    saved: dict[str, float]
+    time: float
+
+
+def read(workdir) -> Counts | None:
+    """goodput.json of a run; None where there is none, or where it is damaged, which is said."""
+    path = pathlib.Path(workdir) / FILE
+    if not path.exists():
+        return None
+    try:
+        counts = read_json(path, 'the times of earlier starts are not counted')
+    except UserError as error:
+        say(str(error))
+        return None
+    found = mismatch(counts, Counts) or _problem(counts)
+    if found:
+        say(f'{path}: {found}; the times of earlier starts are not counted')
+        return None
+    return counts
+
+
+def _problem(counts: dict[str, Any]) -> str | None:
+    if min(counts['seconds'].values(), default=0) < 0:
+        return 'seconds has a time below 0'
+    if not all(step.isascii() and step.isdigit() for step in counts['saved']):
+        return 'saved has a key that is no step'
+    return None
+
+
 class Goodput:
     """Seconds of each phase, kept in `workdir/goodput.json` from one start to the next.
 
@@ -29,27 +68,25 @@ class Goodput:
     """
 
     def __init__(self, workdir):
-        self._path = pathlib.Path(workdir) / 'goodput.json'
+        self._workdir = pathlib.Path(workdir)
         self._mark = time.monotonic()
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._starts = 1
         self._saved = {}  # step of a checkpoint: seconds of training until then
 
     def resume(self, step: int) -> None:
-        """Takes over the counts of earlier starts, of whose training that up to `step` is kept."""
-        if not self._path.exists():
+        """Adds the counts of earlier starts; training after `step` counts as repeated."""
+        earlier = read(self._workdir)
+        if earlier is None:
             return
-        try:
-            earlier = json.loads(self._path.read_text())
-        except ValueError:  # no reason to stop a run
-            return
+        seconds = dict.fromkeys(PHASES, 0.0) | earlier['seconds']
         kept = earlier['saved'].get(str(step), 0.0)
-        earlier['seconds']['repeated'] += earlier['seconds']['training'] - kept
-        earlier['seconds']['training'] = kept
+        seconds['repeated'] += seconds['training'] - kept
+        seconds['training'] = kept
         # Clocks of two hosts, or one that was set: never less than nothing.
-        earlier['seconds']['down'] += max(0.0, time.time() - (time.monotonic() - self._mark) - earlier['time'])
-        for phase, seconds in earlier['seconds'].items():
-            self._seconds[phase] += seconds
+        seconds['down'] += max(0.0, time.time() - (time.monotonic() - self._mark) - earlier['time'])
+        for phase in PHASES:
+            self._seconds[phase] += seconds[phase]
         self._starts, self._saved = earlier['starts'] + 1, earlier['saved']
 
     def spent(self, phase: str, waited: float = 0.0) -> float:
@@ -70,7 +107,7 @@ class Goodput:
         """Keeps the counts."""
         if jax.process_index() == 0:
             write_json(
-                self._path,
+                self._workdir / FILE,
                 {'seconds': self._seconds, 'starts': self._starts, 'saved': self._saved, 'time': time.time()},
             )
 

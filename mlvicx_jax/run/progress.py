@@ -6,11 +6,12 @@ import time
 import jax
 from clu import parameter_overview
 
-from mlvicx_jax import __version__, optim, parallel
+from mlvicx_jax import __version__, checkout, optim, parallel
 from mlvicx_jax.durations import Clock, Schedule
 from mlvicx_jax.run.goodput import Goodput
 from mlvicx_jax.run.guard import NonFiniteGuard
 from mlvicx_jax.run.metrics import MetricLog
+from mlvicx_jax.run.watchdog import Watchdog
 from mlvicx_jax.terminal import duration, say
 
 
@@ -23,6 +24,7 @@ def announce(config, workdir, mesh, method, state, data, clock: Clock) -> None:
     warmup, asked = optim.warmup_steps(config.optim, clock)
     rows = {
         'mlvicx_jax': f'{__version__}, jax {jax.__version__}',
+        'source': f'{checkout.root()}, code {checkout.code_hash()[:12]}',
         'devices': f'{parallel.device_name()}, {jax.process_count()} process(es), mesh {dict(mesh.shape)}',
         'method': f'{config.method.name}, {config.dtype}, views of {config.data.image_size} px',
         'data': f'{data.name}, stored at {data.size} px: '
@@ -75,12 +77,13 @@ def compare(step, probes, initial) -> str:
 class Meter:
     """Times training steps; the first, which compiles, and pauses are left out.
 
-    What it leaves out, and all else, is counted in `goodput`.
+    What it leaves out, and all else, is counted in `goodput`; the watchdog is told of pauses.
     """
 
-    def __init__(self, batch_size: int, goodput: Goodput):
+    def __init__(self, batch_size: int, goodput: Goodput, watchdog: Watchdog):
         self._batch_size = batch_size
         self._goodput = goodput
+        self._watchdog = watchdog
         self._compiled = False
         self._steps = self._seconds = self._wait = 0
         self._waited = 0.0  # within the step under way
@@ -96,7 +99,8 @@ class Meter:
     @contextlib.contextmanager
     def pause(self, phase: str):
         """Around what is no training: saving and evaluation."""
-        yield
+        with self._watchdog.busy():
+            yield
         self._goodput.spent(phase)
 
     def lap(self) -> None:

@@ -4,8 +4,7 @@ import pathlib
 
 import jax
 
-from mlvicx_jax.errors import UserError
-from mlvicx_jax.run.checkpoints import restore_encoder
+from mlvicx_jax.run.record import Run
 from mlvicx_jax.state import TrainState
 from mlvicx_jax.terminal import say
 from mlvicx_jax.weights import tensors as weights
@@ -62,15 +61,7 @@ def read(init: str) -> weights.Tensors:
     """The encoder's tensors, under whatever names they have there."""
     path = pathlib.Path(init).expanduser()
     if (path / 'checkpoints').is_dir():
-        try:
-            return weights.flat(restore_encoder(path))
-        except UserError:
-            raise
-        except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
-            raise UserError(
-                f'config.init={init}: the newest checkpoint can not be read '
-                f'({weights.reason(error)}); give another run or file'
-            ) from error
+        return weights.flat(Run.open(path).encoder())
     if path.is_dir():
         path = path / 'model.safetensors'
     return weights.read_tensors(path)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,13 +118,13 @@ def split_maps(
         For each label its maps as `grad_cam` gives them, float32 [images wanted, h, w]; the
         probabilities [n, k].
     """
-    of_label = None
+    of_label: list[np.ndarray] = []
     place = np.cumsum(wanted, 0) - 1
     probabilities = np.zeros(wanted.shape, np.float32)
-    labels = jnp.asarray(labels)
+    positions = jnp.asarray(labels)
     for batch in pipeline.eval_batches(split, batch_size):
-        maps, scores = jax.device_get(_maps(network, variables, batch['image'], labels, level, image_size))
-        if of_label is None:
+        maps, scores = jax.device_get(_maps(network, variables, batch['image'], positions, level, image_size))
+        if not of_label:
             of_label = [np.zeros((count, *maps.shape[2:]), np.float32) for count in wanted.sum(0)]
         for row in np.flatnonzero(batch['mask']):
             record = batch['record'][row]
@@ -256,10 +257,16 @@ def localisation(maps: np.ndarray, inside: np.ndarray, patients: np.ndarray) -> 
     count = len(np.unique(patients))
     if count >= FEWEST_PATIENTS:
         intervals = np.stack(
-            percentile_interval(bootstrap(lambda _, rows: rows.mean(0), np.zeros(len(table)), table, patients)),
+            percentile_interval(
+                bootstrap(lambda _, rows: rows.mean(0), np.zeros(len(table)), table, patients.tolist())
+            ),
             -1,
         )
-    result = {'films': len(maps), 'patients': count, 'empty_maps': int((maps.max((-2, -1)) <= 0).sum())}
+    result: dict[str, Any] = {
+        'films': len(maps),
+        'patients': count,
+        'empty_maps': int((maps.max((-2, -1)) <= 0).sum()),
+    }
     for m, measure in enumerate(MEASURES):
         result[measure] = {}
         for c, name in enumerate(columns):

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mlvicx_jax.audit.report import read_film
+from mlvicx_jax.data.films import read_film
 from mlvicx_jax.data.source import RadiographSet, Split
 from mlvicx_jax_datasets import radiograph
 
@@ -18,11 +18,13 @@ COLUMNS, ROWS = 6, 4
 _TILE, _GAP, _CAPTION = 256, 4, 56  # pixels: a film's side, between films, the text under one
 
 
-def write_sheets(data: RadiographSet, folder: pathlib.Path, seed: int = 0) -> list[pathlib.Path]:
+def write_sheets(
+    data: RadiographSet, folder: pathlib.Path, seed: int = 0, patient_ids: bool = False
+) -> list[pathlib.Path]:
     """Writes <set>_<split>_<label or any>.png, each of up to 24 films drawn with `seed`.
 
     Boxes are drawn with their labels, and the outline of a mask; on the sheet of a label, those
-    of that label are in another colour.
+    of that label are in another colour. Patient ids are written under the films where they are asked for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     box_names = tfds.builder_from_directory(data.folder).info.features['bboxes']['label'].names
@@ -40,7 +42,7 @@ def write_sheets(data: RadiographSet, folder: pathlib.Path, seed: int = 0) -> li
             name = re.sub(r'[^\w.-]+', '_', f'{data.name}_{split.name}_{label or "any"}')
             path = folder / f'{name}.png'
             title = f'{data.name} {split.name}: {label or "any"}, {len(chosen)} of {len(of_label)} images'
-            _draw(split, chosen, data.label_names, box_names, label, title).savefig(path)
+            _draw(split, chosen, data.label_names, box_names, label, title, patient_ids).savefig(path)
             written.append(path)
     return written
 
@@ -52,12 +54,13 @@ def _draw(
     box_names: list[str],
     label: str | None,
     title: str,
+    patient_ids: bool,
 ) -> Figure:
     rows, height, width = -(-len(chosen) // COLUMNS), _TILE + _CAPTION, _TILE + _GAP
     sheet = np.full((rows * height, COLUMNS * width, 3), 255, np.uint8)
     figure = Figure(figsize=(COLUMNS * width / 100, (rows * height + 30) / 100), dpi=100)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes([0, 0, 1, rows * height / (rows * height + 30)])
+    axes = figure.add_axes((0, 0, 1, rows * height / (rows * height + 30)))
     axes.axis('off')
     figure.text(0.004, 0.995, title, va='top', fontsize=12)
     for k, i in enumerate(chosen):
@@ -91,13 +94,14 @@ def _draw(
             )
         said = [name for name, on in zip(label_names, split.labels[i]) if on]
         age = f' {split.age[i]} y' if split.age[i] >= 0 else ''
+        patient = f'patient {split.patient_ids[i]}  ' if patient_ids else ''
         axes.text(
             left + 3,
             top + _TILE + 4,
             '\n'.join(
                 (
                     _cut(str(split.image_ids[i]), 42),
-                    _cut(f'patient {split.patient_ids[i]}  {split.view[i]} {split.sex[i]}{age}', 42),
+                    _cut(f'{patient}{split.view[i]} {split.sex[i]}{age}', 42),
                     *_wrap(said, 42),
                 )
             ),
