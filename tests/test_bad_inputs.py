@@ -112,7 +112,10 @@ COMMANDS = {
         ['--config=configs/mlvicx.py:foo'],
         ['configs/mlvicx.py:foo', "'foo' is none of paper, released"],
     ),
-    'no presets': (['--config=configs/quickstart.py:foo'], ['quickstart.py:foo', 'expected one of barlow_twins']),
+    'no presets': (
+        ['--config=configs/quickstart.py:foo'],
+        ['quickstart.py:foo', 'expected one of barlow_twins'],
+    ),
     'no method': (['--config=configs/base.py'], ['config.method.name is missing', 'recipe']),
     'unknown flag': ([*TINY, '--wrkdir=x'], ["'wrkdir'", 'workdir']),
     'not a flag': ([*TINY, 'config.seed=1'], ["'config.seed=1' is no flag", '--config.FIELD']),
