@@ -43,7 +43,7 @@ class Start:
     task: BaseTask
     clock: Clock
     optimizer: Any
-    state: states.TrainState
+    state: states.TrainState | None
     proved: dict | None
     checkpoints: Checkpoints
     best: Best
@@ -57,7 +57,7 @@ class Start:
     @property
     def finished(self) -> bool:
         """Whether an earlier start has written the results of a run that is no longer than this one."""
-        done = self.task.solve or self.best.step or self.step >= self.clock.total_steps
+        done = self.task.solves or self.best.step or self.step >= self.clock.total_steps
         return bool(done) and self.results.exists()
 
     @property
@@ -73,7 +73,7 @@ def begin(config, workdir: pathlib.Path, goodput: Goodput) -> Start:
     if config.method.get('labels') == 0:
         config.method.labels = _earlier_labels(workdir)
     mesh = parallel.create_mesh(
-        config.eval.batch_size if task_class.solve else config.batch_size,
+        config.eval.batch_size if task_class.solves else config.batch_size,
         config.eval.batch_size,
         config.accumulation,
     )
