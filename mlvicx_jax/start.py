@@ -136,7 +136,8 @@ def check_network(config) -> None:
 
 
 def _earlier_labels(workdir: pathlib.Path) -> int:
-    """The number of labels of the run that the folder holds; 0 where it holds none."""
-    if not (workdir / 'config.json').exists():
+    """The number of labels of the run that was begun in the folder; 0 where there is none."""
+    begun = [(workdir / name).exists() for name in ('metrics.jsonl', 'config.json')]
+    if not all(begun):
         return 0
     return folder.read_config(workdir).get('method', {}).get('labels', 0)
