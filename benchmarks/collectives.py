@@ -55,11 +55,11 @@ class Collective:
     """One collective operation of a compiled program.
 
     Attributes:
-      kind: 'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all' or 'collective-permute'.
-      arrays: (bytes an element, shape) of each array of its result on one device.
-      devices: that take part in one group of it.
-      source: the operation's name in the traced program; '' where the compiler dropped it.
-      times: that it runs in a step, more than 1 inside a loop.
+        kind: 'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all' or 'collective-permute'.
+        arrays: (bytes an element, shape) of each array of its result on one device.
+        devices: that take part in one group of it.
+        source: the operation's name in the traced program; '' where the compiler dropped it.
+        times: that it runs in a step, more than 1 inside a loop.
     """
 
     kind: str
@@ -96,7 +96,7 @@ def parse(program: str, devices: int) -> list[Collective]:
     """The collectives of an HLO module's text (`Compiled.as_text()`), the asynchronous ones once.
 
     Args:
-      program: one that was compiled for `devices` devices.
+        program: one that was compiled for `devices` devices.
     """
     found, calls, computation = [], {}, None
     for line in program.splitlines():
@@ -143,7 +143,7 @@ def purposes(collective: Collective, outputs: set[tuple[int, ...]]) -> list[str]
     of its statistics, scales and shifts (and a linear layer's bias, if it has one).
 
     Args:
-      outputs: shapes, for the whole batch, of what the method's forward returns.
+        outputs: shapes, for the whole batch, of what the method's forward returns.
     """
 
     def purpose(width, shape, source):
@@ -237,10 +237,10 @@ class Machine:
     """Published numbers of an accelerator; docs/scaling.md has their sources.
 
     Attributes:
-      peak: dense bfloat16 operations a second of one device.
-      peak_float32: of products at `Precision.HIGHEST`, in which covariances are computed.
-      bandwidth: bytes a second that one device can send in a collective over so many devices.
-      latency: seconds of the smallest all-reduce over so many devices.
+        peak: dense bfloat16 operations a second of one device.
+        peak_float32: of products at `Precision.HIGHEST`, in which covariances are computed.
+        bandwidth: bytes a second that one device can send in a collective over so many devices.
+        latency: seconds of the smallest all-reduce over so many devices.
     """
 
     name: str
@@ -296,9 +296,9 @@ def predict(
     thirds of the network's time.
 
     Args:
-      table: `summarise`'s.
-      network, loss: operations of one device's rows through the network, of the whole batch's loss.
-      utilisation: share of the peak that products reach.
+        table: `summarise`'s.
+        network, loss: operations of one device's rows through the network, of the whole batch's loss.
+        utilisation: share of the peak that products reach.
     """
     compute = network / (machine.peak * utilisation)
     replicated = loss / (machine.peak_float32 * utilisation)

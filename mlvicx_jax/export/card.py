@@ -56,13 +56,13 @@ def card(trained, evaluation: dict, form: str, config: dict, proof: dict, loss: 
     """README.md of an export.
 
     Args:
-      trained: the `run.record.Trained` that was exported.
-      evaluation: numbers of its run, with their `step`; {} where there are none.
-      form: the format's name.
-      config: the content of config.json.
-      proof: differences by feature, see `folder.compare`.
-      loss: what the context bottlenecks' absence costs; None where they are there.
-      what: 'encoder' or 'all'.
+        trained: the `run.record.Trained` that was exported.
+        evaluation: numbers of its run, with their `step`; {} where there are none.
+        form: the format's name.
+        config: the content of config.json.
+        proof: differences by feature, see `folder.compare`.
+        loss: what the context bottlenecks' absence costs; None where they are there.
+        what: 'encoder' or 'all'.
     """
     recipe, pre = config['recipe'], config['preprocessing']
     method, data = recipe['method'], recipe['data']

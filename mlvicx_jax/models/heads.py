@@ -68,13 +68,13 @@ class MLP(nn.Module):
     A linear layer has a bias only where no BatchNorm follows, which is blind to it.
 
     Attributes:
-      widths: of the layers, the last is the embedding's.
-      norm: BatchNorm before each ReLU.
-      bias: whether the last layer has one.
-      last_norm: BatchNorm behind the last layer: 'none', 'affine', 'scale' (without a shift), or
-        'plain' (with neither).
-      kernel_init: of the linear layers; torch's default.
-      dtype, axis_name: as in `ResNet18`.
+        widths: of the layers, the last is the embedding's.
+        norm: BatchNorm before each ReLU.
+        bias: whether the last layer has one.
+        last_norm: BatchNorm behind the last layer: 'none', 'affine', 'scale' (without a shift), or
+            'plain' (with neither).
+        kernel_init: of the linear layers; torch's default.
+        dtype, axis_name: as in `ResNet18`.
     """
 
     widths: tuple[int, ...]

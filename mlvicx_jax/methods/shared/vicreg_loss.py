@@ -56,11 +56,11 @@ class VICReg:
     """L(Z, Z') = alpha inv + beta var + gamma cov, Eq. 3 and 4, with the readings of both sources.
 
     Attributes:
-      alpha, beta, gamma: the weights, 25, 25, 1 in the paper ('adopted from VICReg').
-      threshold: target standard deviation of the hinge, 1.
-      eps: added to each variance inside the root.
-      inv_reduce: 'mean' (released) or 'sum' (paper, literally) over features.
-      var_reduce: 'mean' halves var Z + var Z' (released); 'sum' adds them (paper).
+        alpha, beta, gamma: the weights, 25, 25, 1 in the paper ('adopted from VICReg').
+        threshold: target standard deviation of the hinge, 1.
+        eps: added to each variance inside the root.
+        inv_reduce: 'mean' (released) or 'sum' (paper, literally) over features.
+        var_reduce: 'mean' halves var Z + var Z' (released); 'sum' adds them (paper).
     """
 
     alpha: float = 25.0
