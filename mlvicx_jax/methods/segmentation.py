@@ -78,7 +78,7 @@ class Method(BaseMethod):
             raise UserError(
                 f'config.views has {", ".join(self.recipes)}; segmentation learns from one view of each image'
             )
-        ((name, recipe),) = self.recipes.items()
+        (recipe,) = self.recipes.values()
         drawn = augment.view_keys(keys, 0)  # the draws of `augment.views` for its first recipe
         pictures = 255 * batch['target']
         masks = [

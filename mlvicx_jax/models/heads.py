@@ -97,7 +97,9 @@ class MLP(nn.Module):
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
                 name=f'linear{i}',
-                bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
+                bias_init=lambda key, shape, dtype, bound=bound: jax.random.uniform(
+                    key, shape, dtype, -bound, bound
+                ),
             )(x)
             if hidden:
                 x = nn.relu(batch_norm_(name=f'bn{i}')(x) if self.norm else x)
