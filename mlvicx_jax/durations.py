@@ -110,11 +110,6 @@ def check(config) -> None:
     if of(config, '', 'total') is None:
         names = ', '.join(f'config.{field}' for field in fields('', 'total'))
         raise UserError(f'the length of the run is not set; give one of {names}')
-    if of(config.early_stopping, 'early_stopping', 'patience') and not of(config, '', 'eval_every'):
-        raise UserError(
-            'config.early_stopping.patience is set, but config.eval_every_steps and its like are 0: there is '
-            'nothing to wait for; make it 0, or evaluate'
-        )
 
 
 def keep_given(config, given: set[str]) -> None:

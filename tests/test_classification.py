@@ -21,7 +21,6 @@ from mlvicx_jax.run import best as downstream
 from mlvicx_jax.run import restoring as checkpoint
 from mlvicx_jax.run.record import Run
 from mlvicx_jax.tasks import classify as classification
-from mlvicx_jax.tasks import linear
 
 FINDINGS = slice(0, 8)  # of the phantom's labels, the last is No Finding
 
@@ -37,7 +36,6 @@ def recipe(data_dir, protocol='finetune', **changes):
     config.batch_size = 8
     config.optim.learning_rate = 0.01
     config.total_steps, config.eval_every_steps = 8, 2
-    config.eval_every_epochs = 0
     config.early_stopping.patience = 2
     config.checkpoint.every_steps = 3
     config.update_from_flattened_dict(changes)
@@ -63,7 +61,7 @@ def finetuned(data_dir, tmp_path_factory, pretrained):
 @pytest.fixture(scope='module')
 def probed(data_dir, tmp_path_factory, pretrained):
     workdir = tmp_path_factory.mktemp('frozen')
-    assert linear.run(recipe(data_dir, 'frozen', init=str(pretrained)), workdir) == 0
+    assert training.train(recipe(data_dir, 'frozen', init=str(pretrained)), workdir) == 0
     return workdir
 
 
@@ -158,7 +156,7 @@ class Killed(Exception):
 def test_a_run_killed_in_an_evaluation_ends_as_the_straight_one(
     finetuned, data_dir, pretrained, tmp_path, monkeypatch
 ):
-    evaluate = classification.Evaluation.at
+    evaluate = classification.Task.at
     kills = {4, 6}
 
     def at(self, state, step):
@@ -167,7 +165,7 @@ def test_a_run_killed_in_an_evaluation_ends_as_the_straight_one(
             raise Killed
         return evaluate(self, state, step)
 
-    monkeypatch.setattr(classification.Evaluation, 'at', at)
+    monkeypatch.setattr(classification.Task, 'at', at)
     config = recipe(data_dir, init=str(pretrained))
     for _ in range(2):
         with pytest.raises(Killed):
@@ -197,7 +195,7 @@ def test_canary_test_labels_can_not_influence_what_is_chosen(
     if which == 'finetuned':
         training.train(recipe(data_dir, init=str(pretrained)), tmp_path)
     else:
-        linear.run(recipe(data_dir, 'frozen', init=str(pretrained)), tmp_path)
+        training.train(recipe(data_dir, 'frozen', init=str(pretrained)), tmp_path)
     assert validation_curve(tmp_path) == validation_curve(straight)
     tiny_leaves = [jax.tree.leaves(Run.open(workdir).network().variables) for workdir in (straight, tmp_path)]
     for a, b in zip(*tiny_leaves, strict=True):
@@ -241,14 +239,14 @@ def test_features_are_computed_once_and_again_where_they_are_damaged(
         config.data.labelled.share = share
         config.data.questions = ('any finding', 'AP view')
         config.method.labels = 2
-        linear.run(config, tmp_path / str(i))
+        training.train(config, tmp_path / str(i))
     assert not passes
     files = sorted((pathlib.Path(data_dir) / 'features').iterdir(), key=lambda p: p.stat().st_size)
     damaged = bytearray(files[-1].read_bytes())
     damaged[len(damaged) // 2] ^= 1
     files[-1].write_bytes(damaged)
     config = recipe(data_dir, 'frozen', init=str(pretrained))
-    linear.run(config, tmp_path / 'again')
+    training.train(config, tmp_path / 'again')
     assert passes == ['train']
     np.testing.assert_array_equal(
         predictions(tmp_path / 'again')['test_linear'], predictions(probed)['test_linear']
@@ -259,26 +257,27 @@ def test_an_encoder_that_does_not_fit_stops_the_run(data_dir, pretrained, tmp_pa
     config = recipe(data_dir, 'frozen', init=str(pretrained))
     config.model.width = 8
     with pytest.raises(UserError, match='shape .* set config.model.width'):
-        linear.run(config, tmp_path / 'wide')
+        training.train(config, tmp_path / 'wide')
     with pytest.raises(UserError, match='nowhere: can not be read'):
-        linear.run(recipe(data_dir, 'frozen', init='nowhere'), tmp_path / 'nowhere')
+        training.train(recipe(data_dir, 'frozen', init='nowhere'), tmp_path / 'nowhere')
     plain = tmp_path / 'plain'
     config = recipe(data_dir, init=str(pretrained), total_steps=1, eval_every_steps=1)
     config.model.context = False
     training.train(config, plain)  # context bottlenecks dropped, and said to be
     assert results(plain)['init_proof']['tensors'] == 100 and not results(plain)['context']
     with pytest.raises(UserError, match='no context bottlenecks.*--config.model.context=False'):
-        linear.run(recipe(data_dir, 'frozen', init=str(plain)), tmp_path / 'without')
+        training.train(recipe(data_dir, 'frozen', init=str(plain)), tmp_path / 'without')
 
 
 def test_a_random_encoder_has_no_proof_and_labels_must_fit(data_dir, tmp_path):
     config = recipe(data_dir, 'frozen')
-    linear.run(config, tmp_path / 'random')
+    training.train(config, tmp_path / 'random')
     assert results(tmp_path / 'random')['init_proof'] is None
     config.method.labels = 15
-    for run, name in ((training.train, 'a'), (linear.run, 'b')):
+    for protocol in ('finetune', 'frozen'):
+        config.protocol = protocol
         with pytest.raises(UserError, match='give --config.method.labels=9'):
-            run(config, tmp_path / name)
+            training.train(config, tmp_path / protocol)
 
 
 def test_patience_counts_evaluations_and_a_nan_is_never_better(tmp_path):
@@ -335,7 +334,7 @@ def test_questions(data_dir):
     [
         ('fraktion=1', 'a name out of dataset, protocol'),
         ('protocol=linear', 'frozen, finetune'),
-        ('dataset=mnist', 'expected one of nih_chestxray14'),
+        ('dataset=mnist', 'expected one of image_folder_cxr, nih'),
         ('size=tiny', 'full, small'),
     ],
 )

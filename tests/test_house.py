@@ -13,7 +13,7 @@ PACKAGE = ROOT / 'mlvicx_jax'
 ROOMS = (
     'errors', 'lock', 'checkout', 'files', 'terminal', 'compilation', 'durations', 'optim',
     'models', 'rows', 'parallel', 'data', 'methods', 'state', 'step', 'run', 'weights', 'evaluation', 'tasks', 'config',
-    'train', 'preview', 'report', 'audit', 'export', 'grid', 'commands',
+    'start', 'train', 'preview', 'report', 'audit', 'export', 'grid', 'commands',
 )  # fmt: skip
 DOORS = '__main__', 'predict', 'heatmaps', 'prepare'  # they call a command and nothing else
 

@@ -20,7 +20,7 @@ from conftest import ROOT
 from ml_collections import config_flags
 
 import tiny
-from configs import quickstart
+from configs import base
 from mlvicx_jax import methods, optim, parallel, train
 from mlvicx_jax import state as states
 
@@ -278,7 +278,7 @@ OPTIONS = {
         'context=on',
         'released,loss=global,context=off',
     ],
-    'quickstart.py': list(quickstart.METHOD),
+    'quickstart.py': base.methods(),
     'classify.py': ['', 'protocol=frozen', 'dataset=phantom_cxr,size=small'],
     'segment.py': ['', 'protocol=frozen', 'dataset=phantom_cxr,size=small'],
 }
@@ -297,6 +297,8 @@ def test_every_config_builds_its_method_and_optimiser(name, option):
     holder = config_flags.DEFINE_config_file('config', flag_values=(values := flags.FlagValues()))
     values(['test', f'--config={path}'])
     config = values[holder.name].value
+    if config.method.get('labels') == 0:
+        config.method.labels = 9
     method = methods.create(config)
     optimizer = optim.create(config.optim, config.batch_size, 10, 100)
     state = jax.eval_shape(lambda: states.create(method, optimizer, config.seed, None))

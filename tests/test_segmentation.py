@@ -42,7 +42,7 @@ def tiny_config(protocol='finetune', structures=NAMES):
         config.data[field] = small.data[field]
     config.optim.update(learning_rate=1e-2, weight_decay=0.1)
     config.eval.batch_size = 8
-    return config
+    return segmentation.Task.settle(config)
 
 
 @pytest.fixture(scope='module')
@@ -342,7 +342,7 @@ def evaluated(runs, data, tmp_path_factory):
     head = head | {'bias': head['bias'] - np.quantile(logits, 0.67, (0, 1, 2)).astype(np.float32)}
     state = state.replace(params=state.params | {'segmentation': head})
     workdir = tmp_path_factory.mktemp('segment')
-    evaluation = segmentation.Evaluation(tiny_config(), workdir, method, data, mesh)
+    evaluation = segmentation.Task(tiny_config(), workdir, method, data, mesh)
     numbers = evaluation.at(state, 3)
     return evaluation, state, numbers, evaluation.results(state, numbers, {}), workdir
 
@@ -380,10 +380,9 @@ def test_every_image_is_judged_once_at_its_stored_size(evaluated, data):
 def test_judging_does_not_depend_on_the_batch(evaluated, data):
     evaluation, state, _, _, _ = evaluated
     values, has = evaluation.judge(state, data.splits['test'])
-    with evaluation._config.unlocked():
-        other = ConfigDict(evaluation._config.to_dict())
+    other = ConfigDict(evaluation._config.to_dict())
     other.eval.batch_size = 5
-    again = segmentation.Evaluation(other, evaluation._workdir, methods.create(other), data, evaluation._mesh)
+    again = segmentation.Task(other, evaluation._workdir, methods.create(other), data, evaluation._mesh)
     values_5, has_5 = again.judge(state, data.splits['test'])
     np.testing.assert_array_equal(has_5, has)
     for name in values:
@@ -475,13 +474,11 @@ def test_the_empty_rule(evaluated, data, monkeypatch):
     numbers = evaluation.at(state, 1)
     assert numbers['validation/dice'] == 0
     assert numbers['validation/dice_all'] == pytest.approx((len(split) - 1) / len(split))
-    monkeypatch.setattr(
-        evaluation,
-        '_predict',
-        lambda state, split: iter([(np.arange(len(split)), np.zeros_like(masks), np.zeros_like(masks))]),
-    )
+    evaluation.check(True)
+    monkeypatch.setattr(pipeline, 'decode', lambda split, position: {'target': np.zeros((4, 4, 3))})
+    evaluation.check(False)
     with pytest.raises(UserError, match='shows heart or Pneumothorax or lungs'):
-        evaluation.at(state, 1)
+        evaluation.check(True)
 
 
 def test_masks_are_probabilities_resized_then_cut():
@@ -517,10 +514,20 @@ def test_recipe_has_the_papers_values():
 
 def test_protocol_freezes_network_and_optimiser_alike():
     for protocol, frozen in (('frozen', True), ('finetune', False)):
-        config = segment.get_config(f'protocol={protocol},fraction=0.3')
-        assert config.method.frozen_encoder is frozen and config.protocol == protocol
-        assert config.optim.frozen == (('encoder',) if frozen else ())
-        assert config.data.labelled.share == 0.3
+        by_option, by_field = segment.get_config(f'protocol={protocol}'), segment.get_config()
+        by_field.protocol = protocol
+        settled = [segmentation.Task.settle(config) for config in (by_option, by_field)]
+        assert settled[0].to_dict() == settled[1].to_dict()
+        assert settled[0].method.frozen_encoder is frozen and settled[0].method.structures == 1
+        assert settled[0].optim.frozen == (('encoder',) if frozen else ())
+    assert segment.get_config('fraction=0.3').data.labelled.share == 0.3
+
+
+def test_a_frozen_encoder_by_another_field_than_the_protocol_is_refused():
+    config = segment.get_config()
+    config.optim.frozen = ('encoder',)
+    with pytest.raises(UserError, match='give --config.protocol=frozen'):
+        segmentation.Task.settle(config)
 
 
 @pytest.mark.parametrize(
@@ -528,7 +535,8 @@ def test_protocol_freezes_network_and_optimiser_alike():
     [
         ('size=tiny', 'size=tiny, expected one of full, small'),
         ('protocol=both', 'expected one of finetune, frozen'),
-        ('dataset=nih_chestxray14', 'expected one of siim_pneumothorax, phantom_cxr, image_folder_cxr'),
+        ('dataset=nih_chestxray14', 'name what is segmented, structures='),
+        ('dataset=mnist', 'expected one of image_folder_cxr, nih_chestxray14'),
         ('structure=heart', "'structure=heart', expected NAME=VALUE with a name out of dataset, struct"),
         ('frozen', "'frozen', expected NAME=VALUE"),
     ],

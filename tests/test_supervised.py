@@ -7,8 +7,6 @@ import pytest
 
 from configs import quickstart, supervised
 from mlvicx_jax.errors import UserError
-from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
-from mlvicx_jax_datasets.phantom_cxr.findings import LABELS
 
 
 def test_loss_follows_the_formula_and_stays_finite():
@@ -53,4 +51,4 @@ def test_another_number_of_labels_is_named():
 def test_recipes_have_one_view_and_the_labels_of_their_data():
     full, small = supervised.get_config(), quickstart.get_config('supervised')
     assert list(full.views) == list(small.views) == ['first']
-    assert (full.method.labels, small.method.labels) == (len(nih.LABELS), len(LABELS))
+    assert (full.method.labels, small.method.labels) == (0, 0)  # as many as the data has

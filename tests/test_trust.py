@@ -379,8 +379,8 @@ def test_the_best_of_a_run_that_got_worse_is_read_back_and_judged(data_dir, tmp_
         judged.append((jax.device_get(state.params), numbers))
         return {}
 
-    monkeypatch.setattr(classification.Evaluation, 'at', at)
-    monkeypatch.setattr(classification.Evaluation, 'results', results)
+    monkeypatch.setattr(classification.Task, 'at', at)
+    monkeypatch.setattr(classification.Task, 'results', results)
     assert train.train(config, tmp_path) == 0
     ((state, numbers),) = judged
     assert numbers['validation/auroc'] == 0.9
@@ -405,9 +405,10 @@ def test_the_best_linear_layer_is_the_one_that_comes_back():
     class Log:
         write = staticmethod(lambda step, numbers: seen.update({step: numbers['validation/auroc']}))
 
-    layer, step, auroc = linear.fit(config, x, y, ('Nodule', 'Mass'), Log)
-    assert len(seen) == 12 and step == max(seen, key=seen.get) < 60 and auroc == seen[step]
-    scores = x['validation'] @ layer['kernel'] + layer['bias']
+    layer, numbers = linear.fit(config, x, y, ('Nodule', 'Mass'), Log)
+    auroc = numbers['validation/auroc']
+    assert len(seen) == 12 and layer.step == max(seen, key=seen.get) < 60 and auroc == seen[layer.step]
+    scores = layer.probabilities(x['validation'])
     assert metrics.auroc(y['validation'], scores).mean() == pytest.approx(auroc)
 
 
@@ -434,7 +435,6 @@ def test_a_downstream_task_runs_from_its_command_to_its_results(task, data_dir, 
         'eval.batch_size': 8,
         'total_steps': 2,
         'eval_every_steps': 1,
-        'eval_every_epochs': 0,
     }
     ended = subprocess.run(
         [

@@ -171,7 +171,7 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
     Raises:
         UserError: as `auroc`, or a score is no probability.
     """
-    labels, p, available = judged(labels, probabilities, 'calibration error')
+    labels, p, _ = judged(labels, probabilities, 'calibration error')
     if np.any((p < 0) | (p > 1)):
         raise UserError(
             f'calibration error: scores go from {np.nanmin(p):g} to {np.nanmax(p):g}; '

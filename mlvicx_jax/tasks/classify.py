@@ -68,8 +68,8 @@ def check_validation(data) -> None:
     both = known_labels(data.splits['train'].labels) & known_labels(data.splits['validation'].labels)
     if not any(both[i] for i in _findings(data.label_names)):
         raise UserError(
-            f'{data.name}: no finding is both present and absent in training and in validation images, so there '
-            'is no validation AUROC to choose a step by; give a larger config.data.validation_fraction or '
+            f'{data.name}: no finding is both present and absent in training and in validation images, so '
+            'there is no validation AUROC to choose a step by; give a larger validation_fraction or '
             'config.data.labelled.share, or --config.eval_every_steps=0'
         )
 

@@ -1,4 +1,4 @@
-"""The frozen protocol of classification: features once, kept on disk, then a linear layer; beside it two probes.
+"""Classification by frozen features: computed once and kept on disk, then a linear layer and two probes.
 
 The encoder is in evaluation mode and nothing in it changes. The linear layer ends as the classifier
 of `methods/supervised.py`, in a checkpoint like that of a fine-tuned run: prediction, heatmaps and

@@ -25,7 +25,7 @@ class VarianceCovariance(BaseMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        _ = self.criterion  # refuses a reading that it does not know
+        _ = self.criterion  # VICReg refuses a reading that it does not know
 
     @property
     def criterion(self) -> VICReg:
