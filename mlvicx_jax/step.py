@@ -114,8 +114,10 @@ def refuse_varying(tree) -> None:
     refuses them too, but does not say which they are.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if AXIS in jax.typeof(leaf).vma:
+        try:
+            lax.pcast(leaf, AXIS, to='varying')  # for what is the same on each device only
+        except ValueError as error:
             raise ValueError(
-                f'{jax.tree_util.keystr(path)} varies over the devices: expected the same on each; '
+                f'{jax.tree_util.keystr(path)} varies over the devices, expected the same on each; '
                 f'build its module with axis_name={AXIS!r}'
-            )
+            ) from error
