@@ -27,14 +27,25 @@ def invariance(z1_BxR: Array, z2_BxR: Array, reduce: str = 'mean') -> Array:
     return squared.mean() if reduce == 'mean' else squared.sum(-1).mean()
 
 
+def centre(z_BxR: Array) -> tuple[Array, Array]:
+    """Embeddings minus their mean, float32 [B, R], and each feature's variance [R] (with B - 1).
+
+    Both terms below begin with it, in the same words, so that a compiler computes it once: over n
+    devices it is two sums that every device waits for.
+    """
+    z_BxR = z_BxR.astype(jnp.float32)
+    centred = z_BxR - z_BxR.mean(0)
+    return centred, jnp.square(centred).sum(0) / (len(centred) - 1)
+
+
 def variance(z_BxR: Array, threshold: float = 1.0, eps: float = 1e-4) -> Array:
     """Hinge on each feature's standard deviation, averaged over features (Eq. 7).
 
     eps stands inside the root, as in VICReg's code; the paper prints it outside, where the gradient
     of a constant feature would be infinite.
     """
-    std = jnp.sqrt(jnp.var(z_BxR.astype(jnp.float32), axis=0, ddof=1) + eps)
-    return jnp.maximum(0.0, threshold - std).mean()
+    _, variances = centre(z_BxR)
+    return jnp.maximum(0.0, threshold - jnp.sqrt(variances + eps)).mean()
 
 
 def covariance(z_BxR: Array) -> Array:
@@ -43,9 +54,7 @@ def covariance(z_BxR: Array) -> Array:
     Uses sum_{l!=q} C_lq^2 = |C|_F^2 - sum_j C_jj^2.
     """
     batch, width = z_BxR.shape
-    centred = z_BxR.astype(jnp.float32)
-    centred -= centred.mean(0)
-    variances = jnp.square(centred).sum(0) / (batch - 1)
+    centred, variances = centre(z_BxR)
     return (products_squared(centred) / (batch - 1) ** 2 - jnp.square(variances).sum()) / width
 
 
