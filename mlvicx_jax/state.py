@@ -12,11 +12,11 @@ class TrainState:
     """A pytree: what is saved, restored and compared. Random keys derive from the seed and `step`.
 
     Attributes:
-      step: number of batches seen, int32.
-      skipped: how many of the newest of them in a row gave a loss or gradient that is not finite.
-      params, batch_stats: of the method's network; `params['encoder']` is what is kept.
-      opt_state: of the optax optimiser.
-      method_state: the method's own (EMA tree, queue, or {}).
+        step: number of batches seen, int32.
+        skipped: how many of the newest of them in a row gave a loss or gradient that is not finite.
+        params, batch_stats: of the method's network; `params['encoder']` is what is kept.
+        opt_state: of the optax optimiser.
+        method_state: the method's own (EMA tree, queue, or {}).
     """
 
     step: jax.Array

@@ -1,5 +1,6 @@
 """A checkpoint is read back as it was written, or not at all; a run keeps to its own config."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import pytest
 import tiny
 from mlvicx_jax import parallel, train
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.run import checkpoints as checkpoints_module
 from mlvicx_jax.run import folder as workdir
 from mlvicx_jax.run.checkpoints import Checkpoints
 from mlvicx_jax.run.proof import fingerprint
@@ -241,3 +243,88 @@ def test_a_finished_run_keeps_the_config_that_its_results_are_of(tmp_path):
     longer = tiny.get_config()
     longer.total_steps *= 2
     workdir.claim(tmp_path, longer)
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_start_anew(tmp_path):
+    begin(tmp_path)
+    (tmp_path / 'goodput.json').write_text('{}')  # the training loop writes it when it has its checkpoints
+    with pytest.raises(UserError, match='checkpoints is gone'):
+        workdir.claim(tmp_path, tiny.get_config())
+    (tmp_path / 'checkpoints').mkdir()  # killed before the first save
+    workdir.claim(tmp_path, tiny.get_config())
+
+
+def test_results_without_their_log_are_still_a_run(tmp_path):
+    begin(tmp_path)
+    (tmp_path / 'metrics.jsonl').rename(tmp_path / 'results.json')
+    config = tiny.get_config()
+    config.seed = 5
+    with pytest.raises(UserError, match='config.seed: 2 -> 5'):
+        workdir.claim(tmp_path, config)
+
+
+@pytest.mark.parametrize('content', ['[]', '{"data": 3}', '{', '{"method": {}}', '7'])
+def test_a_damaged_config_of_a_run_is_one_line(content, tmp_path):
+    begin(tmp_path)
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(UserError, match='config.json: .*--workdir'):
+        workdir.claim(tmp_path, tiny.get_config())
+
+
+def opened(folder, identity=None):
+    return contextlib.closing(Checkpoints(folder, 1, 3, 0, 'hash', identity=identity))
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed_and_not_touched(tmp_path):
+    ours, theirs = {'seed': 2, 'method.name': 'mlvicx'}, {'seed': 5, 'method.name': 'mlvicx'}
+    with opened(tmp_path, ours) as checkpoints:
+        checkpoints.save(state_at(1))
+        checkpoints.wait()
+    with opened(tmp_path, theirs) as checkpoints, pytest.raises(UserError, match='config.seed: 2 -> 5'):
+        checkpoints.restore(state_at(0))
+    later = ours | {'model.zero_init_residual': False}  # a field that the program got since
+    with opened(tmp_path, later) as checkpoints:
+        assert same(checkpoints.restore(state_at(0)), state_at(1))
+    with opened(tmp_path) as checkpoints:  # a reader that knows no run
+        assert same(checkpoints.restore(state_at(0)), state_at(1))
+
+
+def test_a_checkpoint_of_the_same_step_with_another_state_is_replaced(tmp_path):
+    """A frozen run that was killed before its results, and started again with another learning rate."""
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3))
+        checkpoints.wait()
+    before = (tmp_path / '3').stat().st_ino
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3))
+        checkpoints.wait()
+    assert (tmp_path / '3').stat().st_ino == before  # the same state: left as it is
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3, offset=1))
+        checkpoints.wait()
+    assert same(restore(tmp_path), state_at(3, offset=1))
+
+
+def test_code_that_changed_is_said_once_and_recorded(tmp_path, monkeypatch, capsys):
+    def start(code, step):
+        monkeypatch.setattr(checkpoints_module, 'code_hash', lambda: code * 64)
+        with opened(tmp_path) as checkpoints:
+            checkpoints.restore(state_at(0))
+            checkpoints.restore(state_at(0), step - 1 or None)  # as a run does for its best step
+            checkpoints.save(state_at(step))
+            checkpoints.wait()
+            return {step: code[0] for step, code in checkpoints.code.items()}, capsys.readouterr().out
+
+    assert start('a', 1) == ({'0': 'a'}, '')
+    assert start('a', 2) == ({'0': 'a'}, '')
+    code, said = start('b', 3)
+    assert code == {'0': 'a', '2': 'b'}
+    assert said.count('\n') == 1 and f'code {"a" * 12}, now {"b" * 12}' in said
+    assert start('b', 4) == ({'0': 'a', '2': 'b'}, '')
+
+
+@pytest.mark.parametrize('name', ['²', '٣', '-1', '1_0', 'x'])
+def test_a_folder_whose_name_is_no_step_stops_no_run(name, copy):
+    (copy / name).mkdir()
+    (copy / name / 'file').write_text('')
+    assert same(restore(copy), state_at(3))

@@ -13,12 +13,14 @@ from sklearn.metrics import roc_auc_score
 
 import tiny
 from configs import classify
+from mlvicx_jax import checkout
 from mlvicx_jax import train as training
 from mlvicx_jax.data import augment, opening, pipeline, questions
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import frozen
 from mlvicx_jax.run import best as downstream
 from mlvicx_jax.run import restoring as checkpoint
+from mlvicx_jax.run import results as run_results
 from mlvicx_jax.run.record import Run
 from mlvicx_jax.tasks import classify as classification
 
@@ -100,6 +102,7 @@ def test_results_are_those_of_the_predictions_and_name_what_they_were_made_of(
         < len(opening.open_set(recipe(data_dir)).splits['train'])
     )
     assert found['labelled_hash'] == data.splits['train'].hash
+    assert found['code'] == {'0': checkout.code_hash()}
     assert found['init'] == str(pretrained) and found['init_proof']['tensors'] == 115
     for head in heads:
         judged = found['test'][head]
@@ -341,3 +344,31 @@ def test_questions(data_dir):
 def test_a_wrong_option_of_the_recipe_is_named(argument, message):
     with pytest.raises(ValueError, match=message):
         classify.get_config(argument)
+
+
+def test_a_layer_of_a_killed_start_is_never_the_runs(data_dir, pretrained, tmp_path, monkeypatch):
+    """Killed between its checkpoint and its results, and started again with another learning rate."""
+
+    def killed(*_):
+        raise InterruptedError
+
+    rates = {'first': 0.01, 'again': 0.3}
+    config = {
+        name: recipe(data_dir, 'frozen', init=str(pretrained), **{'optim.learning_rate': rate})
+        for name, rate in rates.items()
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(run_results, 'write', killed)
+        with pytest.raises(InterruptedError):
+            training.train(config['first'], tmp_path / 'run')
+    old = Run.open(tmp_path / 'run').network().variables['params']['classifier']
+    assert not (tmp_path / 'run/results.json').exists()
+    for folder in ('run', 'straight'):
+        assert training.train(config['again'], tmp_path / folder) == 0
+    found, expected = (
+        Run.open(tmp_path / folder).network().variables['params']['classifier']
+        for folder in ('run', 'straight')
+    )
+    np.testing.assert_array_equal(found['kernel'], expected['kernel'])
+    assert not np.array_equal(found['kernel'], old['kernel'])
+    assert len(list((tmp_path / 'run/checkpoints').iterdir())) == 1

@@ -78,3 +78,17 @@ def test_wrong_sums_are_refused_in_one_line_with_the_version_and_the_way_out(wro
     with pytest.raises(UserError, match=r'jaxlib \d+\.\d+\S* computes wrong sums .* pip install') as error:
         compilation.check_sums(wrong)
     assert '\n' not in str(error.value)
+
+
+def test_the_programs_used_longest_ago_go_when_the_folder_is_full(tmp_path):
+    for age, name in enumerate(('new', 'middle', 'old')):
+        path = tmp_path / f'{name}-cache'
+        path.write_bytes(b'x' * 100)
+        os.utime(path, (1e9 - age, 1e9 - age))
+    compilation._trim(tmp_path, 300)
+    assert len(list(tmp_path.iterdir())) == 3
+    compilation._trim(tmp_path, 299)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['middle-cache', 'new-cache']
+    compilation._trim(tmp_path, 0)
+    assert not list(tmp_path.iterdir())
+    compilation._trim(tmp_path / 'absent', 0)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import pathlib
+import shutil
 import sys
 import tarfile
 
@@ -160,3 +162,18 @@ def test_sorting_on_disk_gives_what_sorting_in_memory_gives(tmp_path, monkeypatc
         ]
         assert pair[0] == pair[1] and len(pair[0]) == one.info.splits[split].num_examples
     assert not list(two.data_path.glob('bucket*'))
+
+
+def test_what_killed_starts_left_is_removed_before_the_next(tmp_path):
+    """Folders and files of TFDS, beside the set; nothing else."""
+    root = tmp_path / 'data/phantom_cxr'
+    options = {'size': 32, 'patients': 5}
+    folder = pathlib.Path(prepare('phantom_cxr', tmp_path / 'data', None, options).data_path)
+    shutil.rmtree(folder)
+    (folder.parent / 'incomplete.ABCDEF_1.0.0').mkdir()
+    (folder.parent / 'incomplete.ABCDEF_1.0.0/file').write_text('')
+    (folder.parent / 'incomplete.0123.dataset_info.json').write_text('')
+    (folder.parent / 'mine').write_text('')
+    prepare('phantom_cxr', tmp_path / 'data', None, options)
+    assert root in folder.parents
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, 'mine', 'prepare.lock']

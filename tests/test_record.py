@@ -7,6 +7,7 @@ import pathlib
 import random
 import shutil
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from fabricated import write_run
 from test_report import classification, pretraining, segmentation
 
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.files import write_json
 from mlvicx_jax.grid import reading
 from mlvicx_jax.grid.cell import Cell
-from mlvicx_jax.report import page
+from mlvicx_jax.report import page, sheets
 from mlvicx_jax.run.record import Run
 from mlvicx_jax.run.results import problem
 from mlvicx_jax.weights import initial
@@ -119,7 +121,27 @@ def one_line():
         yield
     except UserError as error:
         text = str(error)
-        assert '\n' not in text and len(text) < 1200 and '; ' in text, text
+        assert '\n' not in text and len(text) < 1200, text
+
+
+def add_pictures(folder):
+    """What other commands leave in the folder of a run."""
+    (folder / 'heatmaps').mkdir()
+    picture = np.zeros((8, 8), np.uint8)
+    cv2.imwrite(str(folder / 'views.png'), picture)
+    cv2.imwrite(str(folder / 'heatmaps/heatmaps.png'), picture)
+    measure = {
+        f'{name}{ends}': [0.1, 0.3] if ends else 0.2
+        for name in ('value', 'chance', 'above_chance', 'above_other_films')
+        for ends in ('', '_interval')
+    }
+    found = {'films': 3, 'pointing': measure, 'iou': measure, 'energy': measure}
+    told = {'name': 'a', 'localisation': {'Nodule': found, 'Mass': None}}
+    write_json(
+        folder / 'heatmaps/heatmaps.json',
+        {'dataset': 'phantom_cxr', 'split': 'test', 'level': 'stage4', 'runs': [told]},
+    )
+    return folder
 
 
 RUNS = {'pretraining': pretraining, 'classification': classification, 'segmentation': segmentation}
@@ -129,7 +151,7 @@ RUNS = {'pretraining': pretraining, 'classification': classification, 'segmentat
 def whole(tmp_path_factory):
     """A finished run of each task, as a report reads it."""
     folder = tmp_path_factory.mktemp('whole')
-    return {name: make(folder / name) for name, make in RUNS.items()}
+    return {name: add_pictures(make(folder / name)) for name, make in RUNS.items()}
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -140,7 +162,7 @@ def test_a_damaged_run_is_told_in_one_line_or_read_right(name, seed, whole, tmp_
     said = []
     monkeypatch.setattr('mlvicx_jax.run.goodput.say', said.append)
     monkeypatch.setattr('mlvicx_jax.run.metrics.say', said.append)
-    files = sorted(path.name for path in whole[name].iterdir())
+    files = sorted(str(path.relative_to(whole[name])) for path in whole[name].rglob('*') if path.is_file())
     for number in range(20):
         folder = tmp_path / str(number)
         shutil.copytree(whole[name], folder)
@@ -150,6 +172,7 @@ def test_a_damaged_run_is_told_in_one_line_or_read_right(name, seed, whole, tmp_
         try:
             with one_line():
                 run = Run.open(folder)
+                sheets.heatmaps(run), sheets.views(run)
                 page.render(run) if number % 10 == 0 else (run.results, run.lines, run.goodput, run.predictions)
                 assert run.goodput is None or min(run.goodput['seconds'].values(), default=0) >= 0
                 assert run.results is None or problem(run.task, run.results) is None
@@ -186,12 +209,13 @@ def classifier(tmp_path_factory, data_dir):
     return folder, jax.tree.leaves(network.variables), jax.tree.leaves(Run.open(folder).encoder())
 
 
+@pytest.mark.slow
 def test_a_network_of_a_damaged_run_is_the_runs_own_or_one_line(classifier, tmp_path):
     """config.json, results.json and the checkpoint, damaged in turn; read for prediction and `config.init`."""
     folder, network, encoder = classifier
     rng = random.Random(0)
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
-    for number in range(40):
+    for number in range(16):
         copied = tmp_path / str(number)
         shutil.copytree(folder, copied)
         file = rng.choice(['config.json', 'results.json', *rng.sample(files, 2)])

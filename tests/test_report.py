@@ -553,7 +553,7 @@ def test_intervals_of_a_grid_are_over_seeds_or_over_patients_of_a_single_one(mon
 
 @pytest.mark.parametrize('kind', ['pretraining', 'classification', 'segmentation', 'grid', 'large'])
 def test_a_page_needs_nothing_but_itself_and_is_told_to_who_does_not_see_it(pages, kind):
-    folder, found = pages[kind]
+    _folder, found = pages[kind]
     assert len(found.html) < 2e6 and 'http' not in re.sub(r'http-equiv="Content', '', found.html)
     assert not {tag for tag, _ in found.tags} & {'script', 'link', 'iframe', 'object', 'base', 'a'}
     assert 'url(' not in found.html and '@import' not in found.html
@@ -667,7 +667,7 @@ def test_results_that_say_no_numbers_are_refused(tmp_path, change, said):
     change(results)
     write_json(folder / 'results.json', results)
     with pytest.raises(UserError, match=re.escape(said)):
-        Run.open(folder).results
+        _ = Run.open(folder).results
 
 
 def test_names_are_text_wherever_they_stand(tmp_path):
@@ -760,3 +760,26 @@ def test_chromium_would_have_told_of_a_picture_from_elsewhere(pages, guarded, tm
     (tmp_path / 'page.html').write_text(html)
     console, asked, _ = browse(tmp_path / 'page.html', tmp_path)
     assert (len(console), asked) == ((1, set()) if guarded else (0, {address}))
+
+
+@pytest.mark.parametrize('make', [pretraining, classification, segmentation])
+def test_a_page_holds_no_path_of_the_machine_and_no_patient(make, tmp_path):
+    folder = make(tmp_path / 'run')
+    config = json.loads((folder / 'config.json').read_text())
+    config['init'] = '/mnt/secret/encoder'
+    config['data'] |= {
+        'data_dir': '/mnt/secret/data',
+        'manual_dir': '~/secret/raw',
+        'options': {'lists': 'C:\\secret\\lists', 'patients': 25},
+    }
+    write_json(folder / 'config.json', config)
+    if (folder / 'predictions.npz').exists():
+        with np.load(folder / 'predictions.npz') as file:
+            arrays = dict(file)
+        patients = np.array([f'secret{i}' for i in range(len(arrays['test_patient_ids']))])
+        np.savez(folder / 'predictions.npz', **arrays | {'test_patient_ids': patients})
+        results = json.loads((folder / 'results.json').read_text())
+        write_json(folder / 'results.json', results | {'init': '/mnt/secret/encoder'})
+    html = report(folder).html
+    assert 'secret' not in html and str(tmp_path) not in html
+    assert 'report of run' in html and 'encoder' in html and 'lists' in html

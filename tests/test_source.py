@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -122,3 +124,32 @@ def test_official_test_list_has_the_published_hash(data_dir):
     ids = np.array((REAL / 'nih_official/test_list.txt').read_text().split())
     split = dataclasses.replace(_open(data_dir).splits['test'], image_ids=ids)
     assert split.hash == '38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc'
+
+
+PLANTED = {
+    'a class': lambda text: text.replace('tensorflow_datasets.core.features.text_feature.Text', 'evilmod.C'),
+    'its other spelling': lambda text: text.replace('{', '{"python_class_name": "evilmod.C", ', 1),
+    'the older form': lambda text: '{"type": "evilmod.C", "content": {}}',
+    'an escaped key': lambda text: text.replace('{', '{"\\u0070ythonClassName": "evilmod.C", ', 1),
+    'a key twice': lambda text: text.replace('{', '{"pythonClassName": "evilmod.C", ', 1),
+    'a name that begins well': lambda text: text.replace(
+        'tensorflow_datasets.', 'tensorflow_datasets_evilmod.'
+    ),
+    'no JSON': lambda text: text[: len(text) // 2],
+    'nested': lambda text: '[' * 100_000,
+}
+
+
+@pytest.mark.parametrize('how', PLANTED)
+def test_a_class_of_a_strangers_set_is_never_imported(how, data_dir, tmp_path, monkeypatch):
+    (tmp_path / 'evilmod.py').write_text('raise SystemExit("it was imported")')
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = next(path.parent for path in data_dir.rglob('features.json'))
+    shutil.copytree(folder, tmp_path / 'set')
+    text = (folder / 'features.json').read_text()
+    spoiled = PLANTED[how](text)
+    assert spoiled != text
+    (tmp_path / 'set/features.json').write_text(spoiled)
+    with pytest.raises(UserError, match='features.json: (names the class|can not be read)') as told:
+        source_lib.open_folder(tmp_path / 'set')
+    assert 'evilmod' not in sys.modules and '\n' not in str(told.value) and len(str(told.value)) < 600

@@ -2,7 +2,7 @@
 
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,14 +104,7 @@ def audit(sets: Sequence[RadiographSet], own_lists: bool = False) -> dict[str, A
     overlaps = [
         _between(parts, pair) | {'films': count, 'leak': leaks(*pair)} for pair, count in sorted(shared.items())
     ]
-    patients = []
-    for one, other in itertools.combinations(range(len(parts)), 2):
-        (name_1, set_1, split_1), (name_2, set_2, split_2) = parts[one], parts[other]
-        if name_1 != name_2 and not ('lists' in set_1.metadata and 'lists' in set_2.metadata):
-            continue
-        ids = np.intersect1d(split_1.patient_ids, split_2.patient_ids).tolist()
-        if ids:
-            patients.append(_between(parts, (one, other)) | {'patients': ids, 'leak': leaks(one, other)})
+    patients = _shared_patients(parts, leaks)
     told = [_describe(name, data) for name, data in zip(names, sets)]
     return {
         'sets': told,
@@ -120,6 +113,19 @@ def audit(sets: Sequence[RadiographSet], own_lists: bool = False) -> dict[str, A
         'patients': patients,
         'problems': _problems(told, overlaps, patients, own_lists),
     }
+
+
+def _shared_patients(parts, leaks: Callable[[int, int], bool]) -> list[dict[str, Any]]:
+    """Of each two splits that have patients in common their ids, and whether that is a leak."""
+    patients = []
+    for one, other in itertools.combinations(range(len(parts)), 2):
+        (name_1, set_1, split_1), (name_2, set_2, split_2) = parts[one], parts[other]
+        if name_1 != name_2 and not ('lists' in set_1.metadata and 'lists' in set_2.metadata):
+            continue
+        ids = np.intersect1d(split_1.patient_ids, split_2.patient_ids).tolist()
+        if ids:
+            patients.append(_between(parts, (one, other)) | {'patients': ids, 'leak': leaks(one, other)})
+    return patients
 
 
 def _names(sets: Sequence[RadiographSet]) -> list[str]:

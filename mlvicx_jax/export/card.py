@@ -56,16 +56,16 @@ def card(trained, evaluation: dict, form: str, config: dict, proof: dict, loss: 
     """README.md of an export.
 
     Args:
-      trained: the `run.record.Trained` that was exported.
-      evaluation: numbers of its run, with their `step`; {} where there are none.
-      form: the format's name.
-      config: the content of config.json.
-      proof: differences by feature, see `folder.compare`.
-      loss: what the context bottlenecks' absence costs; None where they are there.
-      what: 'encoder' or 'all'.
+        trained: the `run.record.Trained` that was exported.
+        evaluation: numbers of its run, with their `step`; {} where there are none.
+        form: the format's name.
+        config: the content of config.json.
+        proof: differences by feature, see `folder.compare`.
+        loss: what the context bottlenecks' absence costs; None where they are there.
+        what: 'encoder' or 'all'.
     """
     recipe, pre = config['recipe'], config['preprocessing']
-    method, data, optim = recipe['method'], recipe['data'], recipe['optim']
+    method, data = recipe['method'], recipe['data']
     use = _USE[form] + (_TORCH if form in ('torchvision', 'mlvicx') else '')
     use = use.format(size=pre['size'], pooled=config['features']['pooled'], **config)
     return f"""---
@@ -95,16 +95,7 @@ stored at {data['stored_size']} px (area average). Other normalisations give oth
 
 ## Training
 
-| | |
-|---|---|
-| data | `{data['name']}`{_options(data)}, training split of {_share(data)} |
-| training split | sha256 of its sorted image ids `{trained.data_hash}` |
-| method | {_values(method)} |
-| optimiser | {_values(optim)} |
-| batch size, steps | {recipe['batch_size']}, {trained.step} |
-| activations | {recipe['dtype']} |
-| initial weights | {recipe.get('init') or 'random'} |
-| seed | {recipe['seed']} |
+{_training(trained, recipe)}
 
 Everything else is in `config.json` under `recipe`.
 
@@ -141,6 +132,20 @@ The program that made these weights, mlvicx_jax, is Apache-2.0. The weights them
 yet: whoever publishes them chooses one that the terms of the training data (`{data['name']}`) allow, and \
 adds it to the first lines of this file as `license: NAME`.
 """
+
+
+def _training(trained, recipe: dict) -> str:
+    data = recipe['data']
+    return f"""| | |
+|---|---|
+| data | `{data['name']}`{_options(data)}, training split of {_share(data)} |
+| training split | sha256 of its sorted image ids `{trained.data_hash}` |
+| method | {_values(recipe['method'])} |
+| optimiser | {_values(recipe['optim'])} |
+| batch size, steps | {recipe['batch_size']}, {trained.step} |
+| activations | {recipe['dtype']} |
+| initial weights | {recipe.get('init') or 'random'} |
+| seed | {recipe['seed']} |"""
 
 
 def _structure(config) -> str:

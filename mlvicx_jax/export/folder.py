@@ -37,13 +37,13 @@ def export(
     """Writes one checkpoint's encoder as the folder `out`, which appears whole or not at all.
 
     Args:
-      workdir: of the run.
-      form: one of `FORMATS`.
-      out: the new folder.
-      what: 'encoder', or 'all' to put the heads and teachers beside it.
-      step: of the checkpoint; the newest where None.
-      data_dir: where the run's prepared data set lies; with it, `torchvision` also measures what
-        the linear probe loses without the context bottlenecks. '' takes the run's own.
+        workdir: of the run.
+        form: one of `FORMATS`.
+        out: the new folder.
+        what: 'encoder', or 'all' to put the heads and teachers beside it.
+        step: of the checkpoint; the newest where None.
+        data_dir: where the run's prepared data set lies; with it, `torchvision` also measures what
+            the linear probe loses without the context bottlenecks. '' takes the run's own.
 
     Raises:
         UserError: a name that is not known, a folder that exists, a run that can not be read or

@@ -210,7 +210,7 @@ def _markdown(path: pathlib.Path) -> Section:
     title, heading = path.stem, ''
     blocks: list[Table | Text] = []
     rows: list[list[str]] = []
-    for line in [*path.read_text(encoding='utf-8').splitlines(), '']:
+    for line in [*path.read_text(encoding='utf-8', errors='replace').splitlines(), '']:
         if line.startswith('|'):
             rows.append([_cell(text) for text in re.split(r'(?<!\\)\|', line.strip())[1:-1]])
             continue

@@ -5,12 +5,8 @@ colour-blind tell apart, and a marker or line style of its own for each, so that
 grey print.
 """
 
-import base64
-import io
-import pathlib
 from collections.abc import Sequence
 
-import cv2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,9 +15,9 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
-from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation.metrics import CALIBRATION_BINS
 from mlvicx_jax.report.content import share
+from mlvicx_jax.report.embedding import jpeg, svg
 
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 TRUTH, PREDICTED = '#56B4E9', '#E69F00'  # both are seen on black and on white
@@ -43,7 +39,6 @@ _STYLE = {
     'svg.hashsalt': 'mlvicx_jax',  # names within an SVG: the same run gives the same bytes
 }
 _MOST_POINTS = 400  # of a curve: more are not seen, and make a page heavy
-_LARGE_FILE, _WIDEST = 300_000, 1600  # bytes, pixels; a larger picture becomes a smaller JPEG
 _PANEL_COLUMNS, _CLASS_COLUMNS = 3, 5
 
 
@@ -82,7 +77,7 @@ def curves(panels: Sequence[dict]) -> str:
             panel.set(title=what['title'], xlabel='training step', ylabel=what['label'])
             if len(what['lines']) + len(what['levels']) > 1 or what['chosen'] is not None:
                 panel.legend()
-        return _svg(figure)
+        return svg(figure)
 
 
 def roc(names: Sequence[str], labels: np.ndarray, scores: np.ndarray, captions: Sequence[str]) -> str:
@@ -104,7 +99,7 @@ def roc(names: Sequence[str], labels: np.ndarray, scores: np.ndarray, captions: 
             _unit_square(panel, _plain(name))
         figure.supxlabel('false positive rate (1 - specificity)', fontsize=9)
         figure.supylabel('true positive rate (sensitivity)', fontsize=9)
-        return _svg(figure)
+        return svg(figure)
 
 
 def reliability(
@@ -124,7 +119,7 @@ def reliability(
             panel.locator_params(nbins=4)
         figure.supxlabel('mean predicted probability of a bin', fontsize=9)
         figure.supylabel('share of positives', fontsize=9)
-        return _svg(figure)
+        return svg(figure)
 
 
 def against_share(panels: dict[str, dict[str, list]], label: str, chance: float | None) -> str:
@@ -175,7 +170,7 @@ def against_share(panels: dict[str, dict[str, list]], label: str, chance: float 
             loc='outside lower center',
             ncols=2,
         )
-        return _svg(figure)
+        return svg(figure)
 
 
 def distributions(names: Sequence[str], values: Sequence[np.ndarray], label: str) -> str:
@@ -189,7 +184,7 @@ def distributions(names: Sequence[str], values: Sequence[np.ndarray], label: str
             )
             panel.set(title=_plain(name), xlabel=label, ylabel='images', xlim=(0, 1))
             panel.legend()
-        return _svg(figure)
+        return svg(figure)
 
 
 def outlines(
@@ -239,28 +234,8 @@ def outlines(
                 loc='outside upper center',
                 ncols=2,
             )
-            sheets.append(_jpeg(figure))
+            sheets.append(jpeg(figure))
     return sheets
-
-
-def of_file(path: pathlib.Path) -> str:
-    """A PNG as it is, or as a JPEG of at most 1600 pixels across where it is large."""
-    data = path.read_bytes()
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if image is None:
-        raise UserError(f'{path}: is no image that can be read; delete it, or make it again')
-    if len(data) <= _LARGE_FILE:
-        return _uri('image/png', data)
-    if image.shape[1] > _WIDEST:
-        height = round(image.shape[0] * _WIDEST / image.shape[1])
-        image = cv2.resize(image, (_WIDEST, height), interpolation=cv2.INTER_AREA)
-    # 4:4:4, or the colours of a heat map's legend and of thin lines run into each other.
-    done, jpeg = cv2.imencode(
-        '.jpg',
-        image,
-        [cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
-    )
-    return _uri('image/jpeg', jpeg.tobytes())
 
 
 def _panels(count: int, columns: int, width: float, height: float, **shared):
@@ -302,19 +277,3 @@ def _end(text: str, length: int) -> str:
 def _plain(text: str) -> str:
     """Text that matplotlib does not take for mathematics."""
     return str(text).replace('$', r'\$')
-
-
-def _svg(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format='svg', metadata={'Date': None})
-    return _uri('image/svg+xml', file.getvalue())
-
-
-def _jpeg(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format='jpeg', pil_kwargs={'quality': 85, 'subsampling': 0})
-    return _uri('image/jpeg', file.getvalue())
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f'data:{kind};base64,{base64.b64encode(data).decode()}'

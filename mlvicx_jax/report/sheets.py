@@ -5,8 +5,8 @@ from typing import TypedDict
 
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.files import read_json
-from mlvicx_jax.report import figures
 from mlvicx_jax.report.content import INTERVAL, NotRun, Picture, Section, Table, estimate
+from mlvicx_jax.report.embedding import of_file
 from mlvicx_jax.run.record import Run
 from mlvicx_jax.run.results import Interval, Number
 from mlvicx_jax.run.schema import mismatch
@@ -66,7 +66,7 @@ def heatmaps(run) -> Section | NotRun:
     left = f' {len(paths) - _MOST} more are in heatmaps/.' if len(paths) > _MOST else ''
     blocks = [
         Picture(
-            figures.of_file(path),
+            of_file(path),
             f'Films with heatmaps of where the classifier looks: {path.stem}',
             f'{path.name}: Grad-CAM of the classifier, laid over films.{left}',
         )
@@ -120,7 +120,7 @@ def views(run: Run) -> Section | NotRun:
         'Sample views',
         [
             Picture(
-                figures.of_file(path),
+                of_file(path),
                 'Training images, each beside the augmented views drawn of it',
                 'The first training images, and views drawn of them as in a training step. Black and white '
                 'are the ends of the range in every panel.',
