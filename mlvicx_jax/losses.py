@@ -2,7 +2,7 @@
 
 Plain mathematics on a whole batch: nothing here knows a device mesh. `step.py` gathers the
 embeddings of every device before it calls a loss, so the statistics are global by construction.
-Everything is computed in float32 whatever the network's compute type.
+Everything is computed in float32, or wider where the embeddings are, whatever the network's compute type.
 
 Equations are numbered as in MLVICX (arXiv:2403.11504); 'released' is the reading of its code, which
 is VICReg's (arXiv:2105.04906).
@@ -13,6 +13,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from mlvicx_jax.models.precision import wide
+
 Array = jax.Array
 
 
@@ -22,7 +24,7 @@ def invariance(z1_BxR: Array, z2_BxR: Array, reduce: str = 'mean') -> Array:
     `reduce` says what happens to the R features: 'mean' is the released reading, the only one under
     which alpha = 25 balances the other terms; 'sum' is the equation as printed, R times larger.
     """
-    squared = jnp.square(z1_BxR.astype(jnp.float32) - z2_BxR.astype(jnp.float32))
+    squared = jnp.square(wide(z1_BxR) - wide(z2_BxR))
     return squared.mean() if reduce == 'mean' else squared.sum(-1).mean()
 
 
@@ -32,7 +34,7 @@ def variance(z_BxR: Array, threshold: float = 1.0, eps: float = 1e-4) -> Array:
     eps stands inside the root, as in VICReg's code; the paper prints it outside, where the gradient
     of a constant feature would be infinite.
     """
-    std = jnp.sqrt(jnp.var(z_BxR.astype(jnp.float32), axis=0, ddof=1) + eps)
+    std = jnp.sqrt(jnp.var(wide(z_BxR), axis=0, ddof=1) + eps)
     return jnp.maximum(0.0, threshold - std).mean()
 
 
@@ -43,7 +45,7 @@ def covariance(z_BxR: Array) -> Array:
     than features the B x B Gram matrix gives the same number and R x R is never formed.
     """
     batch, width = z_BxR.shape
-    centred = z_BxR.astype(jnp.float32)
+    centred = wide(z_BxR)
     centred -= centred.mean(0)
     factor = centred if batch < width else centred.T
     gram = jnp.matmul(factor, factor.T, precision=jax.lax.Precision.HIGHEST) / (batch - 1)
