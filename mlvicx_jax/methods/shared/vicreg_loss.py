@@ -13,9 +13,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mlvicx_jax.models.precision import wide
-
 Array = jax.Array
+
+
+def _wide(z: Array) -> Array:
+    """`models/precision.wide`, which this file, plain mathematics, does not import."""
+    return z.astype(jnp.promote_types(z.dtype, jnp.float32))
 
 
 def invariance(z1_BxR: Array, z2_BxR: Array, reduce: str = 'mean') -> Array:
@@ -24,7 +27,7 @@ def invariance(z1_BxR: Array, z2_BxR: Array, reduce: str = 'mean') -> Array:
     `reduce` says what happens to the R features: 'mean' is the released reading, the only one under
     which alpha = 25 balances the other terms; 'sum' is the equation as printed, R times larger.
     """
-    squared = jnp.square(wide(z1_BxR) - wide(z2_BxR))
+    squared = jnp.square(_wide(z1_BxR) - _wide(z2_BxR))
     return squared.mean() if reduce == 'mean' else squared.sum(-1).mean()
 
 
@@ -34,7 +37,7 @@ def variance(z_BxR: Array, threshold: float = 1.0, eps: float = 1e-4) -> Array:
     eps stands inside the root, as in VICReg's code; the paper prints it outside, where the gradient
     of a constant feature would be infinite.
     """
-    std = jnp.sqrt(jnp.var(wide(z_BxR), axis=0, ddof=1) + eps)
+    std = jnp.sqrt(jnp.var(_wide(z_BxR), axis=0, ddof=1) + eps)
     return jnp.maximum(0.0, threshold - std).mean()
 
 
@@ -45,7 +48,7 @@ def covariance(z_BxR: Array) -> Array:
     than features the B x B Gram matrix gives the same number and R x R is never formed.
     """
     batch, width = z_BxR.shape
-    centred = wide(z_BxR)
+    centred = _wide(z_BxR)
     centred -= centred.mean(0)
     factor = centred if batch < width else centred.T
     gram = jnp.matmul(factor, factor.T, precision=jax.lax.Precision.HIGHEST) / (batch - 1)
