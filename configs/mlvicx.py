@@ -5,7 +5,8 @@ python main.py --config=configs/mlvicx.py:released          the values of the au
 python main.py --config=configs/mlvicx.py:loss=global       ablation of Table IV; or loss=multi_level
 python main.py --config=configs/mlvicx.py:context=off       without context bottlenecks
 
-Where this is not what the paper states, or the paper leaves a choice, the lines below and docs/methods.md say so.
+Where this is not what the paper states, or the paper leaves a choice, docs/methods.md and the lines below
+say so.
 """
 
 from ml_collections import ConfigDict
@@ -16,11 +17,11 @@ from configs import base
 def get_config(argument=''):
     """Options, separated by commas: paper (default) or released, loss=..., context=off."""
     config = base.get_config()
-    # The paper resizes images to 224 px. They are stored at 256 px, and a view of 224 px is a crop of 8 to 100 %
-    # of the area: the paper names a random crop, not its range, which is the release's.
+    # The paper resizes images to 224 px. Here they are stored at 256 px, and a view of 224 px is a crop of
+    # 8 to 100 % of the area: the paper names a random crop, the release gives its range.
     config.data.name = 'nih_chestxray14'
-    # Eq. 1 has one 1 x 1 convolution; the bottlenecks have two with a ReLU between, c -> c / 2 -> c, as the release
-    # has. The paper's levels y0 to yn are five, the stem among them (it does not say n).
+    # Eq. 1 has one 1 x 1 convolution; the bottlenecks have two with a ReLU between, c -> c / 2 -> c, as the
+    # release. The paper does not say how many levels there are: five, the stem among them, as the release.
     config.model.reduction = 2
     config.method = ConfigDict(
         dict(

@@ -14,6 +14,7 @@ from mlvicx_jax.methods import pcrl_v1
 from mlvicx_jax.methods.shared.contrast import new_queue
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
+from mlvicx_jax.weights import tensors as weights
 
 PIXEL = {  # the official names, the steps of an official schedule, and what is smaller
     'vicreg': (mlp('projector', 'projector', 3, 3), 14, 100, dict(widths=(24, 20, 16))),
@@ -193,7 +194,7 @@ def test_pcrl_v2(monkeypatch):
 
 @pytest.mark.slow
 def test_mlvicx_released():
-    """Encoder with its bottlenecks, aggregation, both expanders, loss, gradient, LARS."""
+    """Encoder with its bottlenecks, aggregation, both expanders, loss, gradient, LARS; its checkpoint."""
     file = golden.load('mlvicx')
     modules = dict(zip(('conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4'), '014567'))
     pairs = [(f'encoder.{ours}', f'encoder.encoder.{theirs}') for ours, theirs in modules.items()]
@@ -231,6 +232,11 @@ def test_mlvicx_released():
         )
         config.optim.update(learning_rate=0.05, scale_with_batch=False, warmup_epochs=0.0, final_factor=1.0)
         run = train(config, method, official, pair(6, 80), 2, 10, rearrange=rearranged(32, 16))
+    shapes = {name.removeprefix('shape/'): x for name, x in file.items() if name.startswith('shape/')}
+    checkpoint = {name: golden.weight(f'encoder.{name}', tuple(shape)) for name, shape in shapes.items()}
+    encoder = {kind: run.variables[kind]['encoder'] for kind in run.variables}
+    read, _ = weights.fill(encoder, checkpoint, 'the released checkpoint', whole=True)
+    jax.tree.map(np.testing.assert_array_equal, read, encoder)
     for head in ('global_1', 'multi_level_1', 'global_2', 'multi_level_2'):
         np.testing.assert_allclose(run.out[head], file[f'embedding/{head}'], rtol=1e-9, atol=1e-9, err_msg=head)
     compare('mlvicx', run, file, official, 1e-6, rearranged(16, 32))
