@@ -14,12 +14,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from mlvicx_jax.models.precision import wide
+
 Array = jax.Array
-
-
-def _wide(z: Array) -> Array:
-    """`models/precision.wide`, which this file, plain mathematics, does not import."""
-    return z.astype(jnp.promote_types(z.dtype, jnp.float32))
 
 
 def invariance(z1_BxR: Array, z2_BxR: Array, reduce: str = 'mean') -> Array:
@@ -28,7 +25,7 @@ def invariance(z1_BxR: Array, z2_BxR: Array, reduce: str = 'mean') -> Array:
     `reduce` says what happens to the R features: 'mean' is the released reading, the only one under
     which alpha = 25 balances the other terms; 'sum' is the equation as printed, R times larger.
     """
-    squared = jnp.square(_wide(z1_BxR) - _wide(z2_BxR))
+    squared = jnp.square(wide(z1_BxR) - wide(z2_BxR))
     return squared.mean() if reduce == 'mean' else squared.sum(-1).mean()
 
 
@@ -38,7 +35,7 @@ def centre(z_BxR: Array) -> tuple[Array, Array]:
     Both terms below begin with it, in the same words, so that a compiler computes it once: over n
     devices it is two sums that every device waits for.
     """
-    z_BxR = _wide(z_BxR)
+    z_BxR = wide(z_BxR)
     centred = z_BxR - z_BxR.mean(0)
     return centred, jnp.square(centred).sum(0) / (len(centred) - 1)
 
