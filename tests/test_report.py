@@ -411,7 +411,7 @@ def test_the_class_table_has_each_number_of_the_primary_head_in_its_column(pages
     assert table['mean3: 2 of 3 findings, mean']['AUROC'] == said
     lead = found.texts['p'][0]
     assert said in lead and 'Test split of phantom_cxr (120 images of 60 patients)' in lead
-    assert '95 % interval, bootstrap over patients' in lead
+    assert '95 % interval over patients' in lead
 
 
 def test_every_head_has_its_own_column(pages):

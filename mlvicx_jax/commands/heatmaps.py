@@ -154,7 +154,7 @@ def as_text(result: dict) -> str:
                     if measure in heatmaps.MEASURES
                 )
             )
-            films = f' {found["films"]} films' if found else ''
+            films = f' {found["films"]} films of {found["patients"]} patients' if found else ''
             lines.append(f'{run["name"]}  {finding}{films}: {said}')
     return '\n'.join(lines)
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import statistics
+from mlvicx_jax.evaluation.intervals import FEW
 from mlvicx_jax.evaluation.metrics import NO_FINDING
 from mlvicx_jax.files import write_text
 from mlvicx_jax_datasets import nih_lists
@@ -520,6 +521,9 @@ def _table(name, reference, blocks, runs) -> Table:
         f'p: paired t-test over seeds against {reference}; this table makes {len(tested)} tests, '
         '"Holm" is p adjusted for that.',
     ]
+    few = {f'{cell.set}, {label}: {told}' for cell, run in used.items() for label, told in _few(run).items()}
+    if few:
+        notes.append(f'Of few test patients: {"; ".join(sorted(few))}.')
     if any(number.paper for block in blocks for number in block.numbers.values()):
         notes.append(
             f'"paper": {PAPER["source"]}.'
@@ -605,6 +609,14 @@ def _provenance(runs: Mapping[Cell, Run]) -> tuple[list, list, list]:
             },
         )
     return tuple([of[key] for key in sorted(of)] for of in (sets, encoders, parts))
+
+
+def _few(run: Run) -> dict[str, str]:
+    """Labels or structures that fewer than ten test patients show, with the number in words."""
+    if 'primary' in run.results:
+        return _head(run).get('few', {})
+    patients = {name: of.get('patients', FEW) for name, of in run.results['test'].items()}
+    return {name: f'{count} patients' for name, count in patients.items() if count < FEW}
 
 
 def headline(run: Run) -> str:
