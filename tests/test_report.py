@@ -134,6 +134,8 @@ def classification(
         test[head] = {
             'auroc': numbers,
             'not_available': [name for name, area in numbers.items() if area is None],
+            'few': {'Nodule': '4 positive patients'},
+            'no_interval': {'Mass': '2 positive patients, 3 are needed'},
         }
         for m, measure in enumerate(('auprc', 'f1', 'accuracy', 'calibration_error'), 1):
             test[head][measure] = {
@@ -356,7 +358,7 @@ def pages(tmp_path_factory):
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)
     (large / 'heatmaps').mkdir()
     cv2.imwrite(str(large / 'heatmaps' / 'heatmaps.png'), cv2.GaussianBlur(noise, (0, 0), 2))
-    films = {'films': 12} | {
+    films = {'films': 12, 'patients': 9} | {
         measure: {
             f'{key}{end}': value
             for key, value in (
@@ -412,6 +414,9 @@ def test_the_class_table_has_each_number_of_the_primary_head_in_its_column(pages
     lead = found.texts['p'][0]
     assert said in lead and 'Test split of phantom_cxr (120 images of 60 patients)' in lead
     assert '95 % interval over patients' in lead
+    said = found.html.split('<caption', 1)[1].split('</caption>', 1)[0]
+    assert 'Few test patients: Nodule (4 positive patients)' in said
+    assert 'No interval: Mass (2 positive patients, 3 are needed)' in said
 
 
 def test_every_head_has_its_own_column(pages):

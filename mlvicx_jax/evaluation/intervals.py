@@ -22,7 +22,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from mlvicx_jax.evaluation.contributions import area, average_precision, effective_number, numbered, taken_apart
+from mlvicx_jax.evaluation.contributions import (
+    Parts,
+    area,
+    average_precision,
+    effective_number,
+    numbered,
+    taken_apart,
+)
 from mlvicx_jax.evaluation.statistics import TAILS, Comparison
 
 FEWEST = 3  # patients with a finding, and without: where fewer have it there is no interval
@@ -131,9 +138,7 @@ def mean_interval(values: np.ndarray, patients: Sequence) -> Interval:
 def difference_interval(a: np.ndarray, b: np.ndarray, patients: Sequence) -> Interval:
     """Differences of two such means of the same images, A minus B, with their intervals.
 
-    From the two intervals and the correlation of what the patients add to either: Zou and Donner,
-    Statistics in Medicine 27 (2008), equations 8 and 9. So a mean of 1 is as uncertain in a
-    difference as it is alone.
+    They come from the two means' intervals: a mean of 1 is as uncertain in a difference as alone.
 
     Args:
         a, b: [n, k] in 0..1, such as Dice of two methods.
@@ -143,16 +148,7 @@ def difference_interval(a: np.ndarray, b: np.ndarray, patients: Sequence) -> Int
     """
     of_a, of_b = mean_interval(a, patients), mean_interval(b, patients)
     (_, sums_a, _), (_, sums_b, _) = _means(np.asarray(a), patients), _means(np.asarray(b), patients)
-    scale = np.sqrt(np.sum(sums_a**2, 0) * np.sum(sums_b**2, 0))
-    r = np.sum(sums_a * sums_b, 0) / np.where(scale > 0, scale, 1)
-
-    def reach(one, other):  # rounding must not lead below 0
-        return np.sqrt(np.maximum(one**2 + other**2 - 2 * r * one * other, 0))
-
-    value = of_a.value - of_b.value
-    low = value - reach(of_a.value - of_a.low, of_b.high - of_b.value)
-    high = value + reach(of_a.high - of_a.value, of_b.value - of_b.low)
-    return Interval(value, low, high, of_a.why)
+    return _of_difference(of_a, of_b, sums_a, sums_b)
 
 
 def delong_test(
@@ -160,8 +156,9 @@ def delong_test(
 ) -> Comparison:
     """Whether two models' AUROCs on one test set differ, for each label: A minus B.
 
-    The variance is `auroc_interval`'s v of the differences, which is var A + var B - 2 cov without
-    its cancellation for models that are nearly one.
+    The statistic is Student's t, of the difference over the root of `auroc_interval`'s v of the
+    patients' differences, which is var A + var B - 2 cov without its cancellation for models that
+    are nearly one. The interval is made of those of the two AUROCs, as in `difference_interval`.
 
     Args:
         labels: [n, k] of 0 and 1.
@@ -169,10 +166,9 @@ def delong_test(
         patients: [n] patient of each row.
 
     Returns:
-        Comparison of [k] with Student's t as statistic; NaN where either AUROC is. Two models that
-        rank all pairs alike have the interval 0..0 and p = 1. Where fewer than `FEWEST` patients
-        have or lack the finding, or the variance is zero, as of two that are perfect, all but the
-        difference are NaN.
+        Comparison of [k]; NaN where either AUROC is. Two models that rank all pairs alike have the
+        interval 0..0 and p = 1. Where fewer than `FEWEST` patients have or lack the finding all but
+        the difference are NaN; t and p also where that variance is zero, as of two perfect models.
 
     Raises:
         UserError: as `auroc_interval`.
@@ -186,9 +182,12 @@ def delong_test(
     error = np.sqrt(parts.variance)
     alike = ~parts.positive.any(0) & ~parts.negative.any(0) & (a.variance > NO_SPREAD**2)
     error[(parts.patients.min(0) < FEWEST) | ((error < NO_SPREAD) & ~alike)] = np.nan
-    margin, t = stats.t.ppf(TAILS[1], parts.df) * error, parts.value / np.where(error > 0, error, 1)
-    t[np.isnan(error)] = np.nan
-    found = parts.value, parts.value - margin, parts.value + margin, t, 2 * stats.t.sf(np.abs(t), parts.df)
+    t = np.where(alike, 0, parts.value / np.where(alike, 1, error))
+    ends = _of_difference(
+        *(_of_parts(of, _area_model) for of in (a, b)), *(of.positive + of.negative for of in (a, b))
+    )
+    low, high = (np.where(alike, 0, end) for end in (ends.low, ends.high))
+    found = parts.value, low, high, t, 2 * stats.t.sf(np.abs(t), parts.df)
     return Comparison(*(_placed(column, available, np.nan) for column in found))
 
 
@@ -213,6 +212,15 @@ def few_patients(labels: np.ndarray, patients: Sequence, names: Sequence[str]) -
 
 def _of_labels(measure, model, labels, scores, patients) -> Interval:
     parts, available = taken_apart(measure, labels, scores, patients)
+    *numbers, why = _of_parts(parts, model)
+    return Interval(
+        *(_placed(column, available, np.nan) for column in numbers),
+        _placed(why, available, 'one class only, or no score'),
+    )
+
+
+def _of_parts(parts: Parts, model: Callable) -> Interval:
+    """Intervals of the labels that have a value, or why there is none."""
     found = _interval(parts.value, parts.variance, parts.df, lambda x: model(x, parts.effective))
 
     def lacking(value, variance, sides):
@@ -221,12 +229,25 @@ def _of_labels(measure, model, labels, scores, patients) -> Interval:
         flat = 0 < value < 1 and variance < NO_SPREAD**2  # such as of constant scores
         return 'no spread between patients' if flat else ''
 
-    why = [lacking(*of_label) for of_label in zip(parts.value, parts.variance, parts.patients.T)]
-    low, high = (np.where(np.array(why) == '', ends, np.nan) for ends in (found.low, found.high))
-    return Interval(
-        *(_placed(column, available, np.nan) for column in (found.value, low, high)),
-        _placed(why, available, 'one class only, or no score'),
-    )
+    why = np.array([lacking(*of) for of in zip(parts.value, parts.variance, parts.patients.T)], object)
+    return Interval(found.value, *(np.where(why == '', ends, np.nan) for ends in (found.low, found.high)), why)
+
+
+def _of_difference(a: Interval, b: Interval, adds_a, adds_b) -> Interval:
+    """A minus B, from their intervals and from what the patients add to either, [patients, k].
+
+    Zou and Donner, Statistics in Medicine 27 (2008), equations 8 and 9.
+    """
+    scale = np.sqrt(np.sum(adds_a**2, 0) * np.sum(adds_b**2, 0))
+    r = np.sum(adds_a * adds_b, 0) / np.where(scale > 0, scale, 1)
+
+    def reach(one, other):  # rounding must not lead below 0
+        return np.sqrt(np.maximum(one**2 + other**2 - 2 * r * one * other, 0))
+
+    value = a.value - b.value
+    low = value - reach(a.value - a.low, b.high - b.value)
+    high = value + reach(a.high - a.value, b.value - b.low)
+    return Interval(value, low, high, np.where(a.why == '', b.why, a.why))
 
 
 def _interval(value, variance, df, model: Callable, model_df: float = MODEL_DF) -> Interval:
