@@ -20,7 +20,7 @@ import pathlib
 import numpy as np
 from scipy import special, stats
 
-from mlvicx_jax.evaluation import intervals
+from mlvicx_jax.evaluation import comparison, intervals
 from mlvicx_jax.evaluation.contributions import area, taken_apart
 from mlvicx_jax.evaluation.statistics import paired_t_test
 from mlvicx_jax.grid.tables import holm
@@ -256,7 +256,7 @@ def means(simulations, seed=3):
                 a, b = (of_normal(np.sqrt(0.5) * (common + noise(rng, patient, k))) for _ in range(2))
                 for tally, interval, target in (
                     (tallies[0], intervals.mean_interval(a, patient), truth),
-                    (tallies[1], intervals.difference_interval(a, b, patient), 0),
+                    (tallies[1], comparison.difference_interval(a, b, patient), 0),
                 ):
                     tally.add(interval.low, interval.high, target)
             rows.append([f'{patients}, {name}', *map(str, tallies)])
@@ -270,9 +270,9 @@ def comparisons(simulations, seed=4):
         rng, wrong, tally = np.random.default_rng([seed, place]), [], Tally()
         for k in batches(simulations):
             patient, labels, (a, b) = films(rng, cell[0], k, *cell[1:], models=2)
-            wrong.append(intervals.delong_test(labels, a, b, patient).p)
+            wrong.append(comparison.delong_test(labels, a, b, patient).p)
             weaker = b - labels * np.sqrt(2) * (stats.norm.ppf(cell[2]) - stats.norm.ppf(cell[2] - 0.1))
-            test = intervals.delong_test(labels, a, weaker, patient)
+            test = comparison.delong_test(labels, a, weaker, patient)
             tally.add(test.low, test.high, 0.1)
         wrong = np.concatenate(wrong)
         wrong = np.mean(wrong[~np.isnan(wrong)] < 0.05)

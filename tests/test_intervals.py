@@ -6,12 +6,11 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.evaluation.comparison import delong_test, difference_interval
 from mlvicx_jax.evaluation.contributions import area, average_precision, taken_apart
 from mlvicx_jax.evaluation.intervals import (
     auprc_interval,
     auroc_interval,
-    delong_test,
-    difference_interval,
     few_patients,
     mean_auroc_interval,
     mean_interval,

@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 
 from mlvicx_jax.data import augment, pipeline
 from mlvicx_jax.data.source import RadiographSet, Split
-from mlvicx_jax.evaluation.intervals import difference_interval, mean_interval
+from mlvicx_jax.evaluation.comparison import difference_interval
+from mlvicx_jax.evaluation.intervals import mean_interval
 from mlvicx_jax.models.heads import resize_then_pool
 from mlvicx_jax.models.precision import wide
 from mlvicx_jax.models.resnet import ResNet18

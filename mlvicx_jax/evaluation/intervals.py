@@ -1,4 +1,4 @@
-"""How sure a number of one test set is: 95 % intervals over its patients, and the test of two models.
+"""How sure a number of one test set is: 95 % intervals over its patients.
 
 A test set has several images of one patient, which are alike: NIH's 25,596 come from 2,797. To
 count them as independent makes every interval too narrow, so patients are the units here.
@@ -30,7 +30,7 @@ from mlvicx_jax.evaluation.contributions import (
     numbered,
     taken_apart,
 )
-from mlvicx_jax.evaluation.statistics import TAILS, Comparison
+from mlvicx_jax.evaluation.statistics import TAILS
 
 FEWEST = 3  # patients with a finding, and without: where fewer have it there is no interval
 FEW = 10  # where fewer have it their number is said beside the interval
@@ -70,7 +70,7 @@ def auroc_interval(labels: np.ndarray, scores: np.ndarray, patients: Sequence) -
     Raises:
         UserError: as `auroc`, or patients differ in number.
     """
-    return _of_labels(area, _area_model, labels, scores, patients)
+    return _of_labels(area, area_model, labels, scores, patients)
 
 
 def auprc_interval(labels: np.ndarray, scores: np.ndarray, patients: Sequence) -> Interval:
@@ -100,7 +100,7 @@ def mean_auroc_interval(labels: np.ndarray, scores: np.ndarray, patients: Sequen
     value = np.array([parts.value.mean() if count else np.nan])
     if not told.any():
         return _without(value, 'too few patients for any label')
-    of_labels = lambda x: _area_model(x, parts.effective) / count**2
+    of_labels = lambda x: area_model(x, parts.effective) / count**2
     by_patient = (parts.positive + parts.negative)[:, told].sum(1) / count
     v = parts.variance[told]
     return _interval(
@@ -128,67 +128,11 @@ def mean_interval(values: np.ndarray, patients: Sequence) -> Interval:
         UserError: patients differ in number.
     """
     values = np.asarray(values, np.float64)
-    value, sums, effective = _means(values, patients)
+    value, sums, effective = means(values, patients)
     if len(sums) < FEWEST:
         return _without(value, f'{_said(len(sums))}, {FEWEST} are needed')
     df = np.full(len(value), max(effective - 1, 1))
     return _interval(value, np.sum(sums**2, 0), df, lambda x: x * (1 - x) / effective, MODEL_DF_OF_MEAN)
-
-
-def difference_interval(a: np.ndarray, b: np.ndarray, patients: Sequence) -> Interval:
-    """Differences of two such means of the same images, A minus B, with their intervals.
-
-    They come from the two means' intervals: a mean of 1 is as uncertain in a difference as alone.
-
-    Args:
-        a, b: [n, k] in 0..1, such as Dice of two methods.
-        patients: [n] patient of each row.
-
-    Returns, Raises: as `mean_interval`.
-    """
-    of_a, of_b = mean_interval(a, patients), mean_interval(b, patients)
-    (_, sums_a, _), (_, sums_b, _) = _means(np.asarray(a), patients), _means(np.asarray(b), patients)
-    return _of_difference(of_a, of_b, sums_a, sums_b)
-
-
-def delong_test(
-    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: Sequence
-) -> Comparison:
-    """Whether two models' AUROCs on one test set differ, for each label: A minus B.
-
-    The statistic is Student's t, of the difference over the root of `auroc_interval`'s v of the
-    patients' differences, which is var A + var B - 2 cov without its cancellation for models that
-    are nearly one. The interval is made of those of the two AUROCs, as in `difference_interval`.
-
-    Args:
-        labels: [n, k] of 0 and 1.
-        scores_a, scores_b: [n, k], the models' scores of the same images.
-        patients: [n] patient of each row.
-
-    Returns:
-        Comparison of [k]; NaN where either AUROC is. Two models that rank all pairs alike have the
-        interval 0..0 and p = 1. Where fewer than `FEWEST` patients have or lack the finding all but
-        the difference are NaN; t and p also where that variance is zero, as of two perfect models.
-
-    Raises:
-        UserError: as `auroc_interval`.
-    """
-    scores = np.stack([scores_a, scores_b]).astype(np.float64)
-    scores[:, :, np.isnan(scores).all(1).any(0)] = np.nan
-    (a, available), (b, _) = (taken_apart(area, labels, one, patients) for one in scores)
-    parts = a._replace(
-        value=a.value - b.value, positive=a.positive - b.positive, negative=a.negative - b.negative
-    )
-    error = np.sqrt(parts.variance)
-    alike = ~parts.positive.any(0) & ~parts.negative.any(0) & (a.variance > NO_SPREAD**2)
-    error[(parts.patients.min(0) < FEWEST) | ((error < NO_SPREAD) & ~alike)] = np.nan
-    t = np.where(alike, 0, parts.value / np.where(alike, 1, error))
-    ends = _of_difference(
-        *(_of_parts(of, _area_model) for of in (a, b)), *(of.positive + of.negative for of in (a, b))
-    )
-    low, high = (np.where(alike, 0, end) for end in (ends.low, ends.high))
-    found = parts.value, low, high, t, 2 * stats.t.sf(np.abs(t), parts.df)
-    return Comparison(*(_placed(column, available, np.nan) for column in found))
 
 
 def few_patients(labels: np.ndarray, patients: Sequence, names: Sequence[str]) -> dict[str, str]:
@@ -212,14 +156,14 @@ def few_patients(labels: np.ndarray, patients: Sequence, names: Sequence[str]) -
 
 def _of_labels(measure, model, labels, scores, patients) -> Interval:
     parts, available = taken_apart(measure, labels, scores, patients)
-    *numbers, why = _of_parts(parts, model)
+    *numbers, why = of_parts(parts, model)
     return Interval(
-        *(_placed(column, available, np.nan) for column in numbers),
-        _placed(why, available, 'one class only, or no score'),
+        *(placed(column, available, np.nan) for column in numbers),
+        placed(why, available, 'one class only, or no score'),
     )
 
 
-def _of_parts(parts: Parts, model: Callable) -> Interval:
+def of_parts(parts: Parts, model: Callable) -> Interval:
     """Intervals of the labels that have a value, or why there is none."""
     found = _interval(parts.value, parts.variance, parts.df, lambda x: model(x, parts.effective))
 
@@ -231,23 +175,6 @@ def _of_parts(parts: Parts, model: Callable) -> Interval:
 
     why = np.array([lacking(*of) for of in zip(parts.value, parts.variance, parts.patients.T)], object)
     return Interval(found.value, *(np.where(why == '', ends, np.nan) for ends in (found.low, found.high)), why)
-
-
-def _of_difference(a: Interval, b: Interval, adds_a, adds_b) -> Interval:
-    """A minus B, from their intervals and from what the patients add to either, [patients, k].
-
-    Zou and Donner, Statistics in Medicine 27 (2008), equations 8 and 9.
-    """
-    scale = np.sqrt(np.sum(adds_a**2, 0) * np.sum(adds_b**2, 0))
-    r = np.sum(adds_a * adds_b, 0) / np.where(scale > 0, scale, 1)
-
-    def reach(one, other):  # rounding must not lead below 0
-        return np.sqrt(np.maximum(one**2 + other**2 - 2 * r * one * other, 0))
-
-    value = a.value - b.value
-    low = value - reach(a.value - a.low, b.high - b.value)
-    high = value + reach(a.high - a.value, b.value - b.low)
-    return Interval(value, low, high, np.where(a.why == '', b.why, a.why))
 
 
 def _interval(value, variance, df, model: Callable, model_df: float = MODEL_DF) -> Interval:
@@ -267,7 +194,7 @@ def _interval(value, variance, df, model: Callable, model_df: float = MODEL_DF) 
     return Interval(value, *ends, np.full(len(value), ''))
 
 
-def _means(values, patients) -> tuple[np.ndarray, np.ndarray, float]:
+def means(values, patients) -> tuple[np.ndarray, np.ndarray, float]:
     """Means [k], what each patient adds to mean - truth [patients, k], and their effective number."""
     patients, images = numbered(patients, values)
     value, count = values.mean(0), len(images)
@@ -279,7 +206,7 @@ def _without(value, why: str) -> Interval:
     return Interval(value, *np.full((2, len(value)), np.nan), np.full(len(value), why))
 
 
-def _area_model(x, effective) -> np.ndarray:
+def area_model(x, effective) -> np.ndarray:
     """Variance of an area x with `effective` [2, k] positives and negatives, of normal scores.
 
     x - 2 T(z, 3^-1/2) is P(two positives lie above one negative): Owen, Annals of Mathematical
@@ -301,7 +228,7 @@ def _said(count: int, kind: str = '') -> str:
     return f'{count} {kind}patient' + ('s' if count != 1 else '')
 
 
-def _placed(column, available, missing) -> np.ndarray:
+def placed(column, available, missing) -> np.ndarray:
     """The available labels' values among all labels."""
     every = np.full(len(available), missing, object if isinstance(missing, str) else np.float64)
     every[available] = column
