@@ -480,7 +480,7 @@ def test_the_table_of_a_segmentation_and_the_dice_below_each_outline(pages):
         '0.830 [n/a]',
         '0.840 [n/a]',
     ]
-    assert list(table['heart'].values())[:3] == ['heart', '19 of 40', '0.910 [n/a]']
+    assert list(table['heart'].values())[:4] == ['heart', '19 of 40', '9', '0.910 [n/a]']
     alt = found.images[0]['alt']
     assert 'film 0: lungs Dice 0.123, heart Dice' in alt and '(none in truth); film 1' in alt
     dice = read(folder).predictions['test_dice'][1:20, 1]
