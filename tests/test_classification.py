@@ -120,7 +120,7 @@ def test_selection_is_by_the_findings_alone():
     labels = np.array([[0, 0, 1], [0, 1, 1], [1, 0, 0], [1, 1, 0]])
     scores = np.array([[0.1, 0.3, 0.1], [0.2, 0.2, 0.2], [0.3, 0.1, 0.3], [0.4, 0.4, 0.4]])
     found = classification.validation_numbers(labels, scores, ['Mass', 'Edema', 'No Finding'])
-    assert found['validation/auroc'] == pytest.approx((1 + 0.5) / 2)
+    assert found['validation/auroc'] == pytest.approx((1 + 0.75) / 2)
     assert found['validation/auroc/No Finding'] == 0
 
 
