@@ -9,9 +9,9 @@ of intervals that hold the truth, their mean width, and the share that is n/a.
 
 `--simulations` test sets a cell for the intervals of mlvicx_jax.evaluation.intervals, `--compare` for
 other methods on the same data: bootstrap over patients (percentiles; BCa; studentised on the log
-odds), DeLong over patients on the log odds with normal quantiles and with Student's. Then other
-data (films that differ from their patient, other widths and shapes, correlations), the mean over 14
-findings, Dice and hits, and the tests. One core; no accelerator.
+odds), DeLong over patients on the log odds with normal quantiles and with Student's. Then the tests,
+Dice and hits, and with `--compare` test sets the mean over 14 findings and data of other kinds. One
+core, some minutes; no accelerator.
 """
 
 import argparse
@@ -20,15 +20,13 @@ import pathlib
 import numpy as np
 from scipy import special, stats
 
+from benchmarks.other_intervals import OTHERS, other_methods
 from mlvicx_jax.evaluation import comparison, intervals
-from mlvicx_jax.evaluation.contributions import area, taken_apart
 from mlvicx_jax.evaluation.statistics import paired_t_test
 from mlvicx_jax.grid.tables import holm
 
 PATIENTS, SHARES, AREAS = (60, 160), (0.05, 0.15, 0.5), (0.65, 0.85, 0.95)
 BATCH = 25  # test sets that have the same numbers of films
-RESAMPLES = 1000
-FEWEST_OF_BOOTSTRAP = 0.9  # share of resamples with both classes
 
 
 def noise(rng, patient, k, rho=0.5):
@@ -66,72 +64,6 @@ def precision_truth(share, truth):
     apart = np.sqrt(2) * stats.norm.ppf(truth)
     hits, alarms = share * stats.norm.sf(x - apart), (1 - share) * stats.norm.sf(x)
     return np.trapezoid(hits / np.maximum(hits + alarms, 1e-300) * stats.norm.pdf(x - apart), x)
-
-
-def log_odds(value, error, quantile):
-    middle, reach = special.logit(value), quantile * error / (value * (1 - value))
-    return special.expit(middle - reach), special.expit(middle + reach)
-
-
-def other_methods(rng, patient, labels, scores):
-    """{method: (low, high)} [k] of AUROCs; NaN is n/a."""
-    parts, available = taken_apart(area, labels, scores, patient)
-    found = {name: np.full((2, labels.shape[1]), np.nan) for name in OTHERS}
-    with np.errstate(all='ignore'):
-        v = np.where(parts.patients.min(0) > 1, parts.variance, np.nan)
-        v[v == 0] = np.nan
-        for name, quantile in (('DeLong, normal', 1.96), ('DeLong, t', stats.t.ppf(0.975, parts.df))):
-            found[name][:, available] = log_odds(parts.value, np.sqrt(v), quantile)
-        times = rng.multinomial(patient.max() + 1, np.ones(patient.max() + 1) / (patient.max() + 1), RESAMPLES)
-        for c in np.flatnonzero(available):
-            for name, ends in bootstrap(times.astype(float), patient, labels[:, c], scores[:, c]).items():
-                found[name][:, c] = ends
-    return found
-
-
-def bootstrap(times, patient, label, score):
-    """Percentile, BCa and studentised intervals of an AUROC. times: [resamples, patients]."""
-    right = (score[label][:, None] > score[~label][None]) + 0.5 * (score[label][:, None] == score[~label][None])
-    count = times.shape[1]
-    rows, columns = (np.eye(count)[patient[side]] for side in (label, ~label))
-    pairs, p, n = rows.T @ right @ columns, rows.sum(0), columns.sum(0)  # of patient and patient
-
-    def at(times):
-        """Areas and their standard errors (Obuchowski's) where patients count `times`."""
-        below, above, positives, negatives = times @ pairs.T, times @ pairs, times @ p, times @ n
-        value = np.sum(below * times, 1) / (positives * negatives)
-        a = below / (positives * negatives)[:, None] - value[:, None] * p / positives[:, None]
-        b = above / (positives * negatives)[:, None] - value[:, None] * n / negatives[:, None]
-        m, l = times @ (p > 0), times @ (n > 0)
-        s = [np.sum(times * some, 1) for some in (a**2, b**2, a * b)]
-        variance = m / (m - 1) * s[0] + l / (l - 1) * s[1] + 2 * count / (count - 1) * s[2]
-        return value, np.sqrt(variance)
-
-    (value,), (error,) = at(np.ones((1, count)))
-    values, errors = at(times)
-    none = dict.fromkeys(('percentile', 'BCa', 'studentised'), (np.nan, np.nan))
-    if np.mean(np.isfinite(values)) < FEWEST_OF_BOOTSTRAP:
-        return none
-    found = none | {'percentile': np.nanquantile(values, (0.025, 0.975))}
-    jackknife = at(1 - np.eye(count))[0]
-    pull = np.nanmean(jackknife) - jackknife
-    acceleration = np.nansum(pull**3) / (6 * np.nansum(pull**2) ** 1.5)
-    bias = stats.norm.ppf(
-        np.nanmean(np.where(np.isfinite(values), (values < value) + 0.5 * (values == value), np.nan))
-    )
-    z = bias + stats.norm.ppf([0.025, 0.975])
-    level = stats.norm.cdf(bias + z / (1 - acceleration * z))
-    if np.isfinite(level).all():
-        found['BCa'] = np.nanquantile(values, level)
-    t = (special.logit(values) - special.logit(value)) / (errors / (values * (1 - values)))
-    t = t[np.isfinite(t)]
-    if 0 < value < 1 and error > 0 and len(t) > FEWEST_OF_BOOTSTRAP * len(values):
-        quantiles = np.quantile(t, (0.975, 0.025))
-        found['studentised'] = special.expit(special.logit(value) - quantiles * error / (value * (1 - value)))
-    return found
-
-
-OTHERS = ('percentile', 'BCa', 'studentised', 'DeLong, normal', 'DeLong, t')
 
 
 class Tally:
@@ -307,14 +239,21 @@ def main():
     parser.add_argument('--compare', type=int, default=300)
     parser.add_argument('--out', type=pathlib.Path, help='a file for the tables, too')
     args = parser.parse_args()
-    count = args.simulations
-    error = lambda n: f'{np.sqrt(0.95 * 0.05 / n):.3f}'
+    many, some = args.simulations, args.compare
+    error = lambda count: f'{np.sqrt(0.95 * 0.05 / count):.3f}'
     parts = [
-        f'{count:,} test sets a cell, {args.compare:,} for other methods: standard errors at 0.95 of '
-        f'{error(count)} and {error(args.compare)}. Coverage (mean width; n/a).'
+        f'Coverage (mean width; n/a) of {many:,} test sets a cell, or of {some:,}, as above each table: '
+        f'standard errors at 0.95 of {error(many)} and {error(some)}.'
     ]
-    for make in (areas, other_data, findings, means, comparisons, runs):
-        parts.append(table(*(make(count, args.compare) if make is areas else make(count))))
+    for count, found in (
+        (f'{many:,}, other methods {some:,}', lambda: areas(many, some)),
+        (f'{many:,}', lambda: comparisons(many)),
+        (f'{many:,}', lambda: means(many)),
+        (f'{many:,}', lambda: runs(many)),
+        (f'{some:,}', lambda: findings(some)),
+        (f'{some:,}', lambda: other_data(some)),
+    ):
+        parts.append(f'{count}:\n\n{table(*found())}')
         print(f'\n{parts[-1]}', flush=True)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
