@@ -18,6 +18,8 @@ from mlvicx_jax.evaluation.intervals import (
 )
 from mlvicx_jax.evaluation.statistics import Comparison
 
+UNCORRELATED_DF = 1  # degrees of freedom with which no correlation counts
+
 
 def difference_interval(a: np.ndarray, b: np.ndarray, patients: Sequence) -> Interval:
     """Differences of two means of values in 0..1 of the same images, A minus B, with their intervals.
@@ -31,8 +33,8 @@ def difference_interval(a: np.ndarray, b: np.ndarray, patients: Sequence) -> Int
     Returns, Raises: as `intervals.mean_interval`.
     """
     of_a, of_b = mean_interval(a, patients), mean_interval(b, patients)
-    (_, sums_a, _), (_, sums_b, _) = means(np.asarray(a), patients), means(np.asarray(b), patients)
-    return _of_difference(of_a, of_b, sums_a, sums_b)
+    (_, sums_a, effective), (_, sums_b, _) = (means(np.asarray(of), patients) for of in (a, b))
+    return _of_difference(of_a, of_b, sums_a, sums_b, effective - 1)
 
 
 def delong_test(
@@ -70,20 +72,23 @@ def delong_test(
     error[~enough | ((error < NO_SPREAD) & ~alike)] = np.nan
     t = np.where(alike, 0, parts.value / np.where(alike, 1, error))
     ends = _of_difference(
-        *(of_parts(of, area_model) for of in (a, b)), *(of.positive + of.negative for of in (a, b))
+        *(of_parts(of, area_model) for of in (a, b)),
+        *(of.positive + of.negative for of in (a, b)),
+        np.minimum(a.df, b.df),
     )
     low, high = (np.where(alike, 0, end) for end in (ends.low, ends.high))
     found = parts.value, low, high, t, 2 * stats.t.sf(np.abs(t), parts.df)
     return Comparison(*(placed(column, available, np.nan) for column in found))
 
 
-def _of_difference(a: Interval, b: Interval, adds_a, adds_b) -> Interval:
+def _of_difference(a: Interval, b: Interval, adds_a, adds_b, df) -> Interval:
     """A minus B, from their intervals and from what the patients add to either, [patients, k].
 
-    Zou and Donner, Statistics in Medicine 27 (2008), equations 8 and 9.
+    Zou and Donner, Statistics in Medicine 27 (2008), equations 8 and 9. The correlation is
+    drawn to 0, as a variance is to its model, since that of few patients is poorly known.
     """
     scale = np.sqrt(np.sum(adds_a**2, 0) * np.sum(adds_b**2, 0))
-    r = np.sum(adds_a * adds_b, 0) / np.where(scale > 0, scale, 1)
+    r = df / (df + UNCORRELATED_DF) * np.sum(adds_a * adds_b, 0) / np.where(scale > 0, scale, 1)
 
     def reach(one, other):  # rounding must not lead below 0
         return np.sqrt(np.maximum(one**2 + other**2 - 2 * r * one * other, 0))
