@@ -278,7 +278,9 @@ def test_means_and_their_differences_hold_the_truth():
         again = np.random.default_rng(100 + seed).standard_normal((20, 50))[patient]
         other = 1 / (1 + np.exp(-1.6 - np.sqrt(0.7) * noise - np.sqrt(0.3) * again))
         hits += held(mean_interval(values, patient), truth).tolist()
-        differences += held(difference_interval(values, other, patient), 0).tolist()
+        found, apart = difference_interval(values, other, patient), mean_interval(values, patient)
+        differences += held(found, 0).tolist()
+        assert np.median((found.high - found.low) / (apart.high - apart.low)) < 1.2, 'sqrt(2) unpaired'
     assert np.mean(hits) >= 0.93 and np.mean(differences) >= 0.93
 
 
