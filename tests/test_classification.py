@@ -117,6 +117,50 @@ def test_results_are_those_of_the_predictions_and_name_what_they_were_made_of(
         assert judged['means']['mean8'] == pytest.approx(np.mean(available))
 
 
+def test_selection_is_by_the_findings_alone():
+    labels = np.array([[0, 0, 1], [0, 1, 1], [1, 0, 0], [1, 1, 0]])
+    scores = np.array([[0.1, 0.3, 0.1], [0.2, 0.2, 0.2], [0.3, 0.1, 0.3], [0.4, 0.4, 0.4]])
+    found = classification.validation_numbers(labels, scores, ['Mass', 'Edema', 'No Finding'])
+    assert found['validation/auroc'] == pytest.approx((1 + 0.75) / 2)
+    assert found['validation/auroc/No Finding'] == 0
+
+
+def test_intervals_are_by_patient():
+    """Three copies of a patient's film tell as much as one; were they counted, they would tell more."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (40, 3))
+    scores = 1 / (1 + np.exp(-labels - rng.standard_normal(labels.shape)))
+    names, patients = ['Mass', 'Edema', 'No Finding'], np.arange(40)
+    once = classification.judge(names, labels, scores, labels, scores, patients)
+    thrice = classification.judge(
+        names, labels, scores, labels.repeat(3, 0), scores.repeat(3, 0), patients.repeat(3)
+    )
+    for key in ('auroc_interval', 'auprc_interval', 'means_interval'):
+        assert len(once[key]) == (2 if key == 'means_interval' else 3)
+        for name, ends in once[key].items():
+            assert thrice[key][name] == pytest.approx(ends, abs=1e-9)
+
+
+def test_what_is_of_few_patients_or_has_no_interval_is_said():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (40, 3))
+    labels[:, 0], labels[:, 1] = np.arange(40) < 4, np.arange(40) < 2
+    found = classification.judge(
+        ['Mass', 'Edema', 'Hernia'],
+        labels,
+        rng.random((40, 3)),
+        labels,
+        rng.random((40, 3)),
+        np.arange(40) // 2,
+    )
+    assert found['few'] == {'Mass': '2 positive patients', 'Edema': '1 positive patient'}
+    assert found['no_interval'] == {
+        'Mass': '2 positive patients, 3 are needed',
+        'Edema': '1 positive patient, 3 are needed',
+    }
+    assert np.isnan(found['auroc_interval']['Mass']).all() and found['auroc_interval']['Hernia'][0] > 0
+
+
 def test_the_best_step_on_validation_is_what_is_left(finetuned):
     curve, found = validation_curve(finetuned), results(finetuned)
     best = max(curve, key=lambda step: (curve[step], -step))

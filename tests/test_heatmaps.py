@@ -166,6 +166,15 @@ def test_pointing_iou_and_energy_of_maps_made_by_hand():
     np.testing.assert_allclose(heatmaps.localise(hit * 1e-6, inside), expected[0])
 
 
+def test_only_rounding_makes_a_tie_of_two_peaks():
+    inside = np.zeros((4, 4), bool)
+    inside[:2, :2] = True
+    rounded, lower = np.zeros((2, 4, 4))
+    rounded[0, 0] = lower[0, 0] = 1
+    rounded[3, 3], lower[3, 3] = 1 - 1e-7, 1 - 1e-5
+    assert heatmaps.localise(np.stack([rounded, lower]), inside)[:, 0].tolist() == [0.5, 1]
+
+
 def test_chance_is_the_mean_over_all_shifts():
     image_map, inside = np.full((12, 12), 0.1), np.zeros((12, 12), bool)
     image_map[3:9, 4:6] = image_map[7:9, 4:8] = 1  # an L, as the boxes are, so that its mirror
@@ -204,6 +213,19 @@ def test_localisation_tells_looking_from_guessing_and_from_knowing_the_place():
     assert placing['other_films'] == pytest.approx(2 * 36 / size**2, abs=0.03)
     assert placing['above_other_films_interval'][0] < 0 < placing['above_other_films_interval'][1]
     assert guessing['above_chance_interval'][0] < 0 < guessing['above_chance_interval'][1]
+
+
+def test_localisation_is_judged_by_patient():
+    """Three copies of a patient's film tell as much as one; were they counted, they would tell more."""
+    rng = np.random.default_rng(0)
+    maps, inside = rng.random((20, 8, 8)).astype(np.float32), rng.random((20, 8, 8)) < 0.2
+    once = heatmaps.localisation(maps, inside, np.arange(20))
+    thrice = heatmaps.localisation(maps.repeat(3, 0), inside.repeat(3, 0), np.arange(20).repeat(3))
+    for measure in heatmaps.MEASURES:
+        for key in ('value_interval', 'chance_interval', 'above_chance_interval'):
+            np.testing.assert_allclose(thrice[measure][key], once[measure][key], atol=1e-6)
+        for key in ('other_films_interval', 'above_other_films_interval'):  # other films are drawn
+            assert np.ptp(thrice[measure][key]) == pytest.approx(np.ptp(once[measure][key]), rel=0.2)
 
 
 def test_fewer_than_three_patients_have_no_interval():

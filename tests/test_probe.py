@@ -93,6 +93,16 @@ def test_penalty_is_the_one_that_judges_best(planted):
     assert any(np.array_equal(chosen, scores) for scores in fixed.values())
 
 
+def test_the_score_of_a_film_does_not_depend_on_the_films_beside_it(planted):
+    train_x, train_y, patients, test_x, _ = planted
+    for scores in (
+        lambda films: probe.linear_probe(train_x, train_y, patients, films),
+        lambda films: probe.knn(train_x, train_y, films),
+    ):
+        moved = np.concatenate([test_x[:5], test_x[5:] * 10 + 3])
+        np.testing.assert_allclose(scores(moved)[:5], scores(test_x[:5]), rtol=1e-5)
+
+
 def test_label_with_one_class_in_training_has_no_score(planted):
     train_x, train_y, patients, test_x, test_y = planted
     train_y = train_y.copy()

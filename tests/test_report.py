@@ -136,6 +136,8 @@ def classification(
         test[head] = {
             'auroc': numbers,
             'not_available': [name for name, area in numbers.items() if area is None],
+            'few': {'Nodule': '4 positive patients'},
+            'no_interval': {'Hernia': 'one class only, or no score'},
         }
         for m, measure in enumerate(('auprc', 'f1', 'accuracy', 'calibration_error'), 1):
             test[head][measure] = {
@@ -237,7 +239,7 @@ def segmentation(folder, m=5, size=96, n=40, seed=0):
             key: float(f'0.{8 + k}{j}')
             for j, key in enumerate(('dice_positives', 'dice_all', 'iou_positives', 'iou_all'), 1)
         }
-        | {'positives': (40, 19)[k]}
+        | {'positives': (40, 19)[k], 'patients': (20, 9)[k]}
         for k, name in enumerate(('lungs', 'heart'))
     }
     test['lungs']['dice_positives_interval'] = [0.777, 0.888]
@@ -360,7 +362,7 @@ def pages(tmp_path_factory):
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)
     (large / 'heatmaps').mkdir()
     cv2.imwrite(str(large / 'heatmaps' / 'heatmaps.png'), cv2.GaussianBlur(noise, (0, 0), 2))
-    films = {'films': 12} | {
+    films = {'films': 12, 'patients': 9} | {
         measure: {
             f'{key}{end}': value
             for key, value in (
@@ -415,7 +417,9 @@ def test_the_class_table_has_each_number_of_the_primary_head_in_its_column(pages
     assert table['mean3: 2 of 3 findings, mean']['AUROC'] == said
     lead = found.texts['p'][0]
     assert said in lead and 'Test split of phantom_cxr (120 images of 60 patients)' in lead
-    assert '95 % interval, bootstrap over patients' in lead
+    assert '95 % interval over patients' in lead
+    assert 'Few test patients: Nodule (4 positive patients)' in found.html
+    assert 'No interval: Hernia (one class only, or no score)' in found.html
 
 
 def test_every_head_has_its_own_column(pages):
@@ -474,12 +478,13 @@ def test_the_table_of_a_segmentation_and_the_dice_below_each_outline(pages):
     assert list(table['lungs'].values()) == [
         'lungs',
         '40 of 40',
+        '20',
         '0.810 [0.777, 0.888]',
         '0.820 [n/a]',
         '0.830 [n/a]',
         '0.840 [n/a]',
     ]
-    assert list(table['heart'].values())[:3] == ['heart', '19 of 40', '0.910 [n/a]']
+    assert list(table['heart'].values())[:4] == ['heart', '19 of 40', '9', '0.910 [n/a]']
     alt = found.images[0]['alt']
     assert 'film 0: lungs Dice 0.123, heart Dice' in alt and '(none in truth); film 1' in alt
     dice = Run.open(folder).predictions['test_dice'][1:20, 1]

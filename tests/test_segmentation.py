@@ -20,7 +20,7 @@ from mlvicx_jax import state as states
 from mlvicx_jax.data import augment, fractions, pipeline
 from mlvicx_jax.data.source import open_dataset, open_folder
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import metrics
+from mlvicx_jax.evaluation import intervals, metrics
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.step import make_train_step
 from mlvicx_jax.tasks import segment as segmentation
@@ -410,9 +410,15 @@ def test_results_are_the_means_of_the_saved_values(evaluated, data):
             assert found[f'{metric}_positives'] == pytest.approx(value[has].mean())
             assert found[f'{metric}_all'] == pytest.approx(value.mean())
             for over in ('positives', 'all'):
-                interval = found[f'{metric}_{over}_interval']
-                if interval is not None:
-                    assert interval[0] <= found[f'{metric}_{over}'] <= interval[1]
+                rows = has if over == 'positives' else slice(None)
+                told, patients = found[f'{metric}_{over}_interval'], saved['test_patient_ids'][rows]
+                if len(set(patients)) < 3:
+                    assert told is None
+                    continue
+                _, low, high, _ = intervals.mean_interval(value[rows, None], patients)
+                assert told == pytest.approx([low[0], high[0]])
+                _, low, high, _ = intervals.mean_interval(value[rows, None], np.arange(len(patients)))
+                assert told != pytest.approx([low[0], high[0]], abs=1e-3), 'by image'
     heart = results['test']['heart']
     assert heart['dice_all'] == heart['dice_positives'] and heart['dice_all_interval'][0] > 0
     assert results['test']['Pneumothorax']['positives'] < len(data.splits['test'])

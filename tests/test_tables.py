@@ -149,6 +149,21 @@ def test_the_number_of_tests_is_told_and_each_p_is_adjusted_for_it(tmp_path):
     assert place(table, 'random', '10 %').p_holm == pytest.approx(2 * p)
 
 
+def test_labels_of_few_test_patients_are_named_below_the_table(tmp_path):
+    for task, table, few in (
+        ('classify', 'table2', {'few': {'Edema': '4 positive patients'}}),
+        ('segment', 'table3', {'patients': 4}),
+    ):
+        cells = cells_of(task)
+        runs = run_all(tmp_path / task, cells)
+        for run in runs.values():
+            of = run.results['test']
+            (of['linear'] if task == 'classify' else of[run.labels[0]]).update(few)
+        said = tables.markdown(fill(cells, runs)[table])
+        name = 'Edema: 4 positive patients' if task == 'classify' else f'{runs[cells[0]].labels[0]}: 4 patients'
+        assert f'Of few test patients: films, {name}.' in said
+
+
 @pytest.fixture(scope='module')
 def nih(tmp_path_factory):
     cells = cells_of(

@@ -150,7 +150,7 @@ def as_text(result: dict) -> str:
                     if measure in grad_cam.MEASURES
                 )
             )
-            films = f' {found["films"]} films' if found else ''
+            films = f' {found["films"]} films of {found["patients"]} patients' if found else ''
             lines.append(f'{run["name"]}  {finding}{films}: {said}')
     return '\n'.join(lines)
 

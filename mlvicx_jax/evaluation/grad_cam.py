@@ -11,7 +11,8 @@ import tensorflow_datasets as tfds
 
 from mlvicx_jax.data import augment, pipeline
 from mlvicx_jax.data.source import RadiographSet, Split
-from mlvicx_jax.evaluation.statistics import bootstrap, percentile_interval
+from mlvicx_jax.evaluation.comparison import difference_interval
+from mlvicx_jax.evaluation.intervals import mean_interval
 from mlvicx_jax.models.heads import resize_then_pool
 from mlvicx_jax.models.precision import wide
 from mlvicx_jax.models.resnet import ResNet18
@@ -20,7 +21,6 @@ MEASURES = ('pointing', 'iou', 'energy')
 CUT = 0.5  # of a map's maximum; what is at least as high is the region whose IoU is taken
 TIE = 1e-6  # of a map's range; what is as close to its maximum is one too: resizing rounds
 OTHER_FILMS = 20  # whose boxes a map is also held against
-FEWEST_PATIENTS = 3  # that an interval needs: two say nothing of the spread among patients
 
 
 @functools.partial(jax.jit, static_argnames=('network', 'level'))
@@ -222,8 +222,8 @@ def localisation(maps: np.ndarray, inside: np.ndarray, patients: np.ndarray) -> 
 
     `chance` is `chance`'s; `other_films` is each map with the boxes of (up to 20) other patients'
     films: what a map has that shows where the finding usually is. A difference whose interval
-    leaves out 0 says that the map beats it. Intervals are of 95 %, by patients drawn with
-    replacement; NaN with fewer than three.
+    leaves out 0 says that the map beats it. Intervals are over patients, of
+    `intervals`; NaN where it has none.
 
     Args:
         maps: of `grad_cam`, [n, h, w], n of 1 or more.
@@ -245,31 +245,20 @@ def localisation(maps: np.ndarray, inside: np.ndarray, patients: np.ndarray) -> 
             others[i] = localise(image_map, inside[drawn]).mean(0)
     scores = localise(maps, inside)
     by_chance = np.array([chance(*pair) for pair in zip(maps, inside)])
-    columns = {
-        'value': scores,
-        'chance': by_chance,
-        'other_films': others,
-        'above_chance': scores - by_chance,
-        'above_other_films': scores - others,
-    }
-    table = np.stack(list(columns.values()), 1)
-    intervals = np.full((*table.shape[1:], 2), np.nan)
     count = len(np.unique(patients))
-    if count >= FEWEST_PATIENTS:
-        intervals = np.stack(
-            percentile_interval(
-                bootstrap(lambda _, rows: rows.mean(0), np.zeros(len(table)), table, patients.tolist())
-            ),
-            -1,
-        )
     result: dict[str, Any] = {
         'films': len(maps),
         'patients': count,
         'empty_maps': int((maps.max((-2, -1)) <= 0).sum()),
     }
-    for m, measure in enumerate(MEASURES):
-        result[measure] = {}
-        for c, name in enumerate(columns):
-            result[measure][name] = float(table[:, c, m].mean())
-            result[measure][f'{name}_interval'] = intervals[c, m].tolist()
+    result |= {measure: {} for measure in MEASURES}
+    for name, found in {
+        'value': mean_interval(scores, patients),
+        'chance': mean_interval(by_chance, patients),
+        'other_films': mean_interval(others, patients),
+        'above_chance': difference_interval(scores, by_chance, patients),
+        'above_other_films': difference_interval(scores, others, patients),
+    }.items():
+        for measure, value, *ends in zip(MEASURES, found.value, found.low, found.high):
+            result[measure] |= {name: float(value), f'{name}_interval': [float(end) for end in ends]}
     return result

@@ -200,26 +200,21 @@ def mean_auroc(per_class: np.ndarray) -> tuple[float, int]:
     return float(_mean_of_available(per_class)), int(available)
 
 
-def finding_means(values: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Means over the findings, and over all labels where 'No Finding' is one of them.
+def mean_members(names: Sequence[str]) -> dict[str, list[int]]:
+    """Which labels are in which mean: the findings, and all, where 'No Finding' is one of them.
 
     NIH's labels give 'mean14' and 'mean15'; other sets the like by their own numbers. Published
     means are of both kinds and seldom say which. They are over the labels that are available: give
     `not_available` beside them.
 
     Args:
-        values: [..., k] of any metric, such as resamples of a bootstrap; NaN is not available.
         names: of the k labels.
 
     Returns:
-        'mean<count>' to float64 [...]; NaN where no label is available.
+        'mean<count>' to positions of the labels.
     """
-    values = np.asarray(values, np.float64)
     findings = [i for i, name in enumerate(names) if name != NO_FINDING]
-    return {
-        f'mean{len(columns)}': _mean_of_available(values[..., columns])
-        for columns in (findings, range(len(names)))
-    }
+    return {f'mean{len(members)}': members for members in (findings, list(range(len(names))))}
 
 
 def not_available(values: np.ndarray, names: Sequence[str]) -> list[str]:

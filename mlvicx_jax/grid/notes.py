@@ -34,6 +34,9 @@ def of_table(
             f'All seeds of a method start from one encoder (pretraining seed {min(shared)}): deviations, '
             'intervals and tests hold the spread of the downstream runs, not that of pretraining.'
         )
+    few = {f'{cell.set}, {label}: {told}' for cell, run in runs.items() for label, told in run.few.items()}
+    if few:
+        notes.append(f'Of few test patients: {"; ".join(sorted(few))}.')
     if paper:
         notes += _of_paper(name)
     other = sorted({cell.set for cell, run in runs.items() if not comparable(run)})

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.evaluation.intervals import FEW
 from mlvicx_jax.evaluation.metrics import NO_FINDING
 from mlvicx_jax.grid.cell import Cell
 from mlvicx_jax.run.record import Run
@@ -38,6 +39,14 @@ class Finished(NamedTuple):
     def findings(self) -> list[str]:
         """The labels without No Finding, sorted."""
         return sorted(label for label in self.labels if label != NO_FINDING)
+
+    @property
+    def few(self) -> dict[str, str]:
+        """Labels or structures that fewer than ten test patients show, with the number in words."""
+        if 'primary' in self.results:
+            return self.head.get('few', {})
+        patients = {name: of.get('patients', FEW) for name, of in self.results['test'].items()}
+        return {name: f'{count} patients' for name, count in patients.items() if count < FEW}
 
     @property
     def means(self) -> list[str]:

@@ -69,12 +69,7 @@ def main_mean(test: dict) -> str | None:
 def roc(run: Run) -> Section | NotRun | None:
     """A ROC curve of each class that has one."""
     return _per_class(
-        run,
-        'ROC curves',
-        figures.roc,
-        'auroc',
-        'AUROC',
-        'Dashed: chance. AUROC with its 95 % interval (bootstrap over patients).',
+        run, 'ROC curves', figures.roc, 'auroc', 'AUROC', f'Dashed: chance. AUROC with its {INTERVAL}.'
     )
 
 
@@ -114,9 +109,19 @@ def _per_class(run, title, draw, measure, word, caption) -> Section | NotRun | N
         f'{title} of {count(len(drawn), "class", "classes")}. '
         + '; '.join(f'{names[i]}: {word} {text}' for i, text in zip(drawn, told)).replace('\n', ' '),
         f'{test_split(run)}, {_HEADS.get(head, head)}. {caption}'
-        + (f' {NOT_AVAILABLE}: {", ".join(left)} (one class only, or no score).' if left else ''),
+        + (f' {NOT_AVAILABLE}: {", ".join(left)} (one class only, or no score).' if left else '')
+        + _of_few(test),
     )
     return Section(title, [picture])
+
+
+def _of_few(test: dict) -> str:
+    """Which numbers are of few patients, and which have no interval for that or another reason."""
+    told = {
+        'Few test patients': [f'{name} ({few})' for name, few in test.get('few', {}).items()],
+        'No interval': [f'{name} ({why})' for name, why in test.get('no_interval', {}).items()],
+    }
+    return ''.join(f' {what}: {", ".join(names)}.' for what, names in told.items() if names)
 
 
 def _short(value, interval) -> str:
@@ -198,7 +203,7 @@ def _class_table(run: Run, names: list[str], head: str, where: str) -> Table:
             'no score; not in the means.'
         )
     return Table(
-        caption,
+        caption + _of_few(test),
         ('class', 'positives', 'AUROC', 'AUPRC', 'F1', 'accuracy', 'calibration error'),
         rows + totals,
         totals=len(totals),
@@ -234,7 +239,8 @@ def _heads_table(run: Run, names: list[str], where: str) -> Table:
         for mean in means
     ]
     return Table(
-        f'{where}. AUROC of each head on the same features; in brackets: {INTERVAL}.',
+        f'{where}. AUROC of each head on the same features; in brackets: {INTERVAL}.'
+        + _of_few(run.results['test'][run.results['primary']]),
         ('class', *(_HEADS.get(head, head) for head in tests)),
         rows,
         totals=len(means),

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-INTERVAL = '95 % interval, bootstrap over patients'
+INTERVAL = '95 % interval over patients'
 NOT_AVAILABLE = 'n/a'
 
 

@@ -41,6 +41,7 @@ def results(run: Run) -> Section | None:
             (
                 name,
                 NOT_AVAILABLE if positives is None else f'{positives:,}{of_all}',
+                NOT_AVAILABLE if 'patients' not in found else f'{found["patients"]:,}',
                 *(estimate(found.get(key), found.get(f'{key}_interval')) for key in _MEASURES),
             )
         )
@@ -49,14 +50,15 @@ def results(run: Run) -> Section | None:
         [
             Text(
                 f'{where}, images with the structure: Dice '
-                + ', '.join(f'of {row[0]} {row[2]}' for row in rows)
+                + ', '.join(f'of {row[0]} {row[3]}' for row in rows)
                 + f' ({INTERVAL}).',
                 'lead',
             ),
             Table(
                 f'{where}. Mean over images. Positives: the images whose true mask is not empty; '
-                f'all: empty and empty counts as 1. In brackets: {INTERVAL}.',
-                ('structure', 'positives', *_MEASURES.values()),
+                f'all: empty and empty counts as 1; patients: whose those positives are. '
+                f'In brackets: {INTERVAL}.',
+                ('structure', 'positives', 'patients', *_MEASURES.values()),
                 rows,
             ),
         ],

@@ -32,6 +32,7 @@ class Localisation(TypedDict):
     """Of one finding."""
 
     films: int
+    patients: int
     pointing: Measure
     iou: Measure
     energy: Measure
@@ -86,6 +87,7 @@ def _localisation(path: pathlib.Path) -> Table:
             run['name'],
             finding,
             f'{of["films"]:,}',
+            f'{of["patients"]:,}',
             name,
             *(
                 estimate(of[measure][key], of[measure][f'{key}_interval'])
@@ -103,9 +105,19 @@ def _localisation(path: pathlib.Path) -> Table:
         f'{where}: Grad-CAM of {level} against the boxes of the finding. Chance: a random '
         'place; other films: with the boxes that other patients have, which tells where a '
         f'finding usually is. In brackets: {INTERVAL}.',
-        ('run', 'finding', 'films', 'measure', 'value', 'by chance', 'minus chance', 'minus other films'),
+        (
+            'run',
+            'finding',
+            'films',
+            'patients',
+            'measure',
+            'value',
+            'by chance',
+            'minus chance',
+            'minus other films',
+        ),
         rows,
-        left=(1, 3),
+        left=(1, 4),
     )
 
 

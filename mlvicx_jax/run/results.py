@@ -85,12 +85,15 @@ class Head(TypedDict):
     means: ByName  # 'mean14' of NIH's findings, 'mean15' with No Finding
     means_interval: NotRequired[dict[str, Interval]]
     not_available: list[str]
+    few: NotRequired[dict[str, str]]  # labels that few test patients have: '4 positive patients'
+    no_interval: NotRequired[dict[str, str]]  # labels and means without one, and why
 
 
 class Structure(TypedDict):
     """Test numbers of one structure."""
 
     positives: NotRequired[int]  # images that show it
+    patients: NotRequired[int]  # whose images these are
     dice_positives: Number
     dice_positives_interval: NotRequired[Interval]
     dice_all: Number

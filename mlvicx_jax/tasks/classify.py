@@ -8,9 +8,8 @@ import numpy as np
 from scipy.special import expit
 
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import frozen, metrics
+from mlvicx_jax.evaluation import frozen, intervals, metrics
 from mlvicx_jax.evaluation.linear_layer import known_labels
-from mlvicx_jax.evaluation.statistics import bootstrap, percentile_interval
 from mlvicx_jax.files import write_arrays
 from mlvicx_jax.tasks.shared.base import Downstream
 from mlvicx_jax.terminal import say
@@ -120,6 +119,8 @@ def report(workdir, data, scores) -> dict:
         means = '  '.join(f'{name} {value:.3f}' for name, value in found[head]['means'].items())
         absent = found[head]['not_available']
         say(f'test AUROC, {head}: {means}' + (f'  (n/a: {", ".join(absent)})' if absent else ''))
+        if few := ', '.join(f'{name} {told}' for name, told in found[head]['few'].items()):
+            say(f'of few test patients: {few}')
     return {'label_names': names, 'test': found}
 
 
@@ -128,24 +129,26 @@ def judge(names, validation_labels, validation_scores, labels, scores, patients)
 
     Returns:
         {'auroc', 'auprc', 'f1', 'accuracy', 'calibration_error': {label: value}, 'means': {...}},
-        `<name>_interval` beside the first two and the means, and 'not_available'. NaN is not available.
+        `<name>_interval` beside the first two and the means; 'not_available', the labels without
+        AUROC; 'few', {label: '4 positive patients'}; 'no_interval', {label or mean: why}. NaN is
+        not available.
     """
     by_name = lambda values: dict(zip(names, np.asarray(values).tolist()))
-    found = {}
-    for name, metric in (('auroc', metrics.auroc), ('auprc', metrics.auprc)):
-        values = metric(labels, scores)
-        resampled = bootstrap(metric, labels, scores, patients)
-        found[name] = by_name(values)
-        found[f'{name}_interval'] = by_name(np.stack(percentile_interval(resampled), -1))
-        if name == 'auroc':
-            found['not_available'] = metrics.not_available(values, names)
-            found['means'] = {
-                mean: float(value) for mean, value in metrics.finding_means(values, names).items()
-            }
-            found['means_interval'] = {
-                mean: list(map(float, percentile_interval(draws)))
-                for mean, draws in metrics.finding_means(resampled, names).items()
-            }
+    found = {
+        'few': intervals.few_patients(labels, patients, names),
+        'no_interval': {},
+        'means': {},
+        'means_interval': {},
+    }
+    for name, interval in (('auroc', intervals.auroc_interval), ('auprc', intervals.auprc_interval)):
+        values, low, high, why = interval(labels, scores, patients)
+        found |= {name: by_name(values), f'{name}_interval': by_name(np.stack([low, high], -1))}
+        found['no_interval'] |= {label: told for label, told in zip(names, why) if told}
+    found['not_available'] = metrics.not_available(list(found['auroc'].values()), names)
+    for mean, members in metrics.mean_members(names).items():
+        value, low, high, why = intervals.mean_auroc_interval(labels[:, members], scores[:, members], patients)
+        found['means'][mean], found['means_interval'][mean] = float(value[0]), [float(low[0]), float(high[0])]
+        found['no_interval'] |= {mean: why[0]} if why[0] else {}
     for name, metric, threshold in (
         ('f1', metrics.f1, metrics.f1_threshold),
         ('accuracy', metrics.accuracy, metrics.accuracy_threshold),

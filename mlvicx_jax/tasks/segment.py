@@ -13,7 +13,7 @@ import numpy as np
 
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import frozen, metrics, statistics
+from mlvicx_jax.evaluation import frozen, intervals, metrics
 from mlvicx_jax.files import write_arrays
 from mlvicx_jax.tasks.shared.base import Downstream
 from mlvicx_jax.terminal import say
@@ -92,25 +92,20 @@ class Task(Downstream):
         """Test figures with their intervals; writes predictions.npz.
 
         `test` holds {structure: {dice_positives, dice_all, iou_positives, iou_all, the interval of
-        each, positives: number of images that show it}}; None is not available.
+        each, positives: number of images that show it, patients: whose those are}}; None is not
+        available.
         """
         numbers = numbers or self.at(state, int(state.step))
         split = self._data.splits['test']
         values, has = self.judge(state, split)
-        found = {name: {'positives': int(has[:, c].sum())} for c, name in enumerate(self._names)}
-        for metric, value in values.items():
-            means = metrics.mask_means(value, has)
-            resampled = statistics.bootstrap(
-                lambda truth, value: np.stack(metrics.mask_means(value, truth)), has, value, split.patient_ids
-            )
-            low, high = statistics.percentile_interval(resampled)
-            for kind, over in enumerate(('positives', 'all')):
-                for c, name in enumerate(self._names):
-                    ends = low[kind, c], high[kind, c]
-                    found[name][f'{metric}_{over}'] = _or_none(means[kind][c])
-                    found[name][f'{metric}_{over}_interval'] = (
-                        None if np.isnan(ends).any() else [float(end) for end in ends]
-                    )
+        found = {}
+        for c, name in enumerate(self._names):
+            shown = has[:, c]
+            patients = split.patient_ids[shown]
+            found[name] = {'positives': int(shown.sum()), 'patients': len(np.unique(patients))}
+            for metric, value in values.items():
+                found[name] |= _estimate(f'{metric}_positives', value[shown, c], patients)
+                found[name] |= _estimate(f'{metric}_all', value[:, c], split.patient_ids)
         samples = self._samples(state, split, has)
         write_arrays(
             self._workdir / 'predictions.npz',
@@ -127,8 +122,8 @@ class Task(Downstream):
         for name, values in found.items():
             say(
                 f'test, {name}: Dice {_show(values, "dice_positives")} over the '
-                f'{values["positives"]} images that show it, {_show(values, "dice_all")} over '
-                f'all {len(split)}'
+                f'{values["positives"]} images of {values["patients"]} patients that show it, '
+                f'{_show(values, "dice_all")} over all {len(split)}'
             )
         return {self.monitor: numbers[self.monitor], 'test': found}
 
@@ -184,8 +179,13 @@ class Task(Downstream):
         }
 
 
-def _or_none(value) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _estimate(name: str, values: np.ndarray, patients: np.ndarray) -> dict:
+    """A mean over images under its name, and its interval; None is not available."""
+    if not len(values):
+        return {name: None, f'{name}_interval': None}
+    found = intervals.mean_interval(values[:, None], patients)
+    ends = None if found.why[0] else [float(found.low[0]), float(found.high[0])]
+    return {name: float(found.value[0]), f'{name}_interval': ends}
 
 
 def _text(value) -> str:
