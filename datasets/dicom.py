@@ -24,6 +24,7 @@ _CLASSES = (
     '1.2.840.10008.5.1.4.1.1.1.1.1',
     '1.2.840.10008.5.1.4.1.1.7',
 )  # ... processing, SC
+_FIRST_VRS = (b'UL', b'UI', b'CS', b'OB', b'SH', b'DA', b'LO')  # of what stands first in a header
 _ITEM = b'\xfe\xff\x00\xe0'  # what encapsulated, that is compressed, pixel data starts with
 _NATIVE = '1.2.840.10008.1.2.1'
 _JPEG = '1.2.840.10008.1.2.4.'
@@ -35,11 +36,17 @@ class NotInstalled(UserError):
     """pydicom is absent: a mistake of the installation, not of one file."""
 
 
-def is_dicom(data: bytes) -> bool:
-    """Whether the bytes are DICOM, with its preamble or, as old files are, without."""
-    return data[128:132] == b'DICM' or (
-        data[:2] in (b'\x02\x00', b'\x08\x00') and data[3:4] == b'\x00' and len(data) > 132
-    )
+def is_dicom(head: bytes) -> bool:
+    """Whether a file that starts with `head` (133 bytes or more) is DICOM.
+
+    With its preamble or, as old files are, without: the first element is then of group 2 or 8, and its
+    value is short.
+    """
+    if head[128:132] == b'DICM':
+        return True
+    group, high, explicit = head[:2], head[3:4], head[4:6] in _FIRST_VRS
+    size = int.from_bytes(head[6:8] if explicit else head[4:8], 'little')
+    return group in (b'\x02\x00', b'\x08\x00') and high == b'\x00' and size <= 256 and len(head) > 132
 
 
 @functools.cache
