@@ -24,6 +24,7 @@ import pkgutil
 import re
 import shutil
 import sys
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -158,7 +159,8 @@ def _with_title(name: str, options: Mapping[str, Any], manual_dir: str | os.Path
     """The options, and for a folder of the user's own without a title the folder's name as the title."""
     if name != 'image_folder_cxr' or options.get('title') or not manual_dir:
         return dict(options)
-    folder = pathlib.Path(manual_dir).expanduser().absolute().name
+    folder = unicodedata.normalize('NFKD', pathlib.Path(manual_dir).expanduser().absolute().name)
+    folder = folder.encode('ascii', 'ignore').decode()
     return {**options, 'title': re.sub(r'[^A-Za-z0-9]+', '_', folder).strip('_') or 'films'}
 
 
@@ -320,7 +322,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         options = dict(_parse_option(text) for text in args.option)
         if args.column:
-            options['columns'] = ';'.join([options['columns']] * ('columns' in options) + args.column)
+            options['columns'] = ';'.join([options.get('columns', ''), *args.column])
         if args.pseudonymise:
             options['pseudonymise'] = True
         builder = prepare(args.dataset, args.data_dir, args.manual_dir, options, args.allow_bad)

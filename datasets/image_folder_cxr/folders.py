@@ -99,6 +99,8 @@ def _no_classes(records: list[Record]) -> str:
             patients[label].add(record.patient if record.patient_id != record.image_id else None)
     if len(films) > max(MANY_CLASSES, len(records) / 2):
         return f'there are {len(films)} of them for {len(records)} films'
+    if 0 < sum(films.values()) < len(records) / 2:
+        return f'only {sum(films.values())} of {len(records)} films lie in one ({some(films)})'
     if len(films) > 1 and all(len(ids) == 1 and None not in ids for ids in patients.values()):
         return 'each holds the films of one patient'
     return ''

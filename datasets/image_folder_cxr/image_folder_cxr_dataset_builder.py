@@ -73,12 +73,12 @@ class Builder(release.ReleaseBuilder):
         if films.passed_over:
             self.note(films.describe())
         if table is not None:
-            entries = read_table(root, table, config, films, self.note)
+            entries, findings = read_table(root, table, config, films, self.note)
         elif config.masks or config.columns:
             raise UserError(f'{root}: options masks and columns need a CSV table with a column of images')
         else:
-            entries = read_folders(root, films, self.note)
-        entries = self._name_labels(self._name_patients(entries))
+            entries, findings = read_folders(root, films, self.note), []
+        entries = self._name_labels(self._name_patients(entries), findings)
         return self._split(root, entries)
 
     def _find_table(self, root: pathlib.Path) -> pathlib.Path | None:
@@ -99,11 +99,10 @@ class Builder(release.ReleaseBuilder):
             )
         return tables[0] if tables else None
 
-    def _name_labels(self, entries: list[tuple[Record, str]]) -> list[tuple[Record, str]]:
-        """Joins the spellings of each label, and names the labels of the set."""
-        stored, notes = labels.join_spellings(
-            collections.Counter(name for record, _ in entries for name in record.labels)
-        )
+    def _name_labels(self, entries: list[tuple[Record, str]], findings: list[str]) -> list[tuple[Record, str]]:
+        """Joins the spellings of each label, and names the labels of the set, also `findings` no film has."""
+        counts = collections.Counter(name for record, _ in entries for name in record.labels)
+        stored, notes = labels.join_spellings(dict.fromkeys(findings, 0) | counts)
         for line in notes:
             self.note(line)
         names = tuple(sorted({*stored.values()}))

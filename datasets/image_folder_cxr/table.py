@@ -22,8 +22,10 @@ UNCERTAIN = ('negative', 'positive', 'ignore')
 
 def read_table(
     root: pathlib.Path, path: pathlib.Path, config, films: discovery.Films, note: Callable[[str], None]
-) -> list[tuple[Record, str]]:
-    """The records of a table, each with its split as written; what was not understood is noted by count.
+) -> tuple[list[tuple[Record, str]], list[str]]:
+    """The records of a table, each with its split as written, and the findings that have a column each.
+
+    What was not understood is noted by count.
 
     Args:
         config: the options `columns`, `uncertain`, `masks` and `split` of the builder.
@@ -54,7 +56,7 @@ def read_table(
             f'{path}: no image of column {name!r} exists below {root}, such as {entries[0][0].image_id}; give '
             'paths relative to manual_dir'
         )
-    return entries
+    return entries, list(reader.findings.values())
 
 
 def _refuse_sentences(table: Table, found: columns.Columns, entries: list[tuple[Record, str]]) -> None:
@@ -91,7 +93,7 @@ class _Reader:
                 findings[i] = table.header[i]
             else:
                 self._lists[i] = labels.separator(found.cells[i])
-        self._findings = findings
+        self.findings = findings
 
     def read(self, where: str, row: list[str]) -> tuple[Record, str] | None:
         """The record of a row, and its split; None where option uncertain=ignore leaves it out."""
@@ -133,7 +135,7 @@ class _Reader:
             inside = labels.split_cell(row[i], sign)
             self._counts[f'list {i}'] += len(inside) > 1
             names += inside
-        for i, name in self._findings.items():
+        for i, name in self.findings.items():
             said = words.flag(row[i])
             if said == 'uncertain':
                 self._counts[f'uncertain {name}'] += 1
@@ -199,18 +201,14 @@ class _Reader:
     def report(self) -> list[str]:
         """A line for each rule that was applied and each thing that was not understood."""
         counts, lines = self._counts, []
-        for name in self._findings.values():
-            if counts[f'uncertain {name}']:
-                rule = self._config.uncertain
-                how = 'left out, with their films' if rule == 'ignore' else f'stored as {rule}'
-                lines.append(
-                    f'{name}: {counts[f"uncertain {name}"]} cells are uncertain (-1), {how} (option uncertain)'
-                )
+        unsure = [f'{name} {n}' for name in self.findings.values() if (n := counts[f'uncertain {name}'])]
+        if unsure:
+            rule = self._config.uncertain
+            how = 'left out, with their films' if rule == 'ignore' else f'stored as {rule}'
+            lines.append(f'cells that are uncertain (-1) are {how} (option uncertain): {", ".join(unsure)}')
         if counts['left out']:
-            lines.append(
-                f'{counts["left out"]} films are left out, a finding being uncertain (option uncertain=ignore)'
-            )
-        if self._findings:
+            lines.append(f'{counts["left out"]} films are left out, a finding being uncertain')
+        if self.findings:
             lines.append('blank cells of findings are stored as negative')
         for i, sign in self._lists.items():
             if counts[f'list {i}']:
