@@ -125,16 +125,22 @@ def _header(data: bytes):
 
 
 def _inflated(data: bytes) -> bytes:
-    """The file with its data set inflated as far as a picture of the largest size needs, if it is deflated."""
-    end = 144 + int.from_bytes(data[140:144], 'little')  # of the file meta information, PS3.10 7.1
-    if data[128:132] != b'DICM' or _DEFLATED not in data[132:end]:
+    """The file with its data set inflated, if it is deflated, up to what a picture of the largest size needs."""
+    if data[128:132] != b'DICM' or _DEFLATED not in data[132 : 132 + 2048]:
+        return data
+    end = 132
+    while data[end : end + 2] == b'\x02\x00':  # the elements of the file meta information, PS3.10 7.1
+        long = data[end + 4 : end + 6] in (b'OB', b'UN')
+        size = data[end + 8 : end + 12] if long else data[end + 6 : end + 8]
+        end += (12 if long else 8) + int.from_bytes(size, 'little')
+    if _DEFLATED not in data[132:end]:
         return data
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         inflated = inflater.decompress(data[end:], _MOST_INFLATED)
     except zlib.error as error:
         raise UserError(f'the DICOM is damaged (it can not be inflated); {_FETCH}') from error
-    if inflater.unconsumed_tail:
+    if len(inflated) == _MOST_INFLATED:
         raise UserError(
             f'the DICOM inflates to more than {_MOST_INFLATED // 2**20} MB; export it without compression'
         )

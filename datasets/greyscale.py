@@ -148,8 +148,9 @@ def _spread(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def _padding(header, stored: np.ndarray) -> np.ndarray | None:
     """Bool [H, W]: where the header says that the detector saw nothing; None where that is nowhere.
 
-    Values of the film may be equal to it. So only what reaches the border of the picture is padding, and
-    only where the values beside it are mostly other ones: saturated tissue fades into its surroundings.
+    Values of the film may be equal to it. So only whole rows and columns at the border are padding, and
+    what reaches the border of the rest, if the values beside it are mostly other ones: saturated tissue
+    fades into its surroundings.
     """
     first = numbers(header, 'PixelPaddingValue')[:1]
     if not first:
@@ -163,10 +164,19 @@ def _padding(header, stored: np.ndarray) -> np.ndarray | None:
         return None
     if mask.all():
         return None
+    rows, columns = (np.flatnonzero(~mask.all(axis)) for axis in (1, 0))
+    inner = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    padding = np.ones(mask.shape, bool)
     first, last = film_range(*_histogram(stored[~mask]))
     tolerance = (last - first) / 16
-    alike = ~mask & (stored >= low + wrapped - tolerance) & (stored <= high + wrapped + tolerance)
-    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=4)
+    alike = (stored >= low + wrapped - tolerance) & (stored <= high + wrapped + tolerance)
+    padding[inner] = _parted(mask[inner], alike[inner])
+    return padding if padding.any() else None
+
+
+def _parted(mask: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """The regions of `mask` that reach the border and have mostly neighbours that are not `alike`."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     at_border, beside, beside_alike = np.zeros(count, bool), np.zeros(count), np.zeros(count)
     for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         at_border[line] = True
@@ -178,8 +188,7 @@ def _padding(header, stored: np.ndarray) -> np.ndarray | None:
             beside_alike += np.bincount(labels[here][edge & alike[there]], minlength=count)
     at_border &= beside_alike <= beside / 2
     at_border[0] = False  # the label of what is not in the mask
-    mask = at_border[labels]
-    return mask if mask.any() else None
+    return at_border[labels]
 
 
 def _modality(header, levels: np.ndarray) -> np.ndarray:
