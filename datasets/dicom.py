@@ -125,7 +125,7 @@ def _header(data: bytes):
 
 
 def _inflated(data: bytes) -> bytes:
-    """The file with its data set inflated, if it is deflated, up to what a picture of the largest size needs."""
+    """The file with its data set inflated, if it is deflated, as far as the largest picture needs."""
     if data[128:132] != b'DICM' or _DEFLATED not in data[132 : 132 + 2048]:
         return data
     end = 132

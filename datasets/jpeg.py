@@ -113,7 +113,7 @@ def _first_symbols(body: bytes) -> dict[int, int]:
 def _zeros_are_values(scan: bytes, process: int, first_symbols: dict[int, int]) -> bool:
     """Whether a long run of zero bits in a scan would be a long row of coefficients, which no film has.
 
-    Not so in a scan of constant terms alone, nor where a code of zeros ends a block: empty parts of a
+    Not so in a scan of constant terms alone, nor where a code of zeros ends each block: empty parts of a
     film are then written so.
     """
     components = scan[0] if scan else 0
@@ -123,4 +123,4 @@ def _zeros_are_values(scan: bytes, process: int, first_symbols: dict[int, int]) 
     if process == 0xC2:
         return spectral_start > 0
     tables = {0x10 | scan[2 + 2 * number] & 15 for number in range(components)}
-    return all(first_symbols.get(table, 0) not in (0x00, 0xF0) for table in tables)
+    return any(first_symbols.get(table, 0) not in (0x00, 0xF0) for table in tables)

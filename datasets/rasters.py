@@ -26,7 +26,7 @@ _UPRIGHT = {
     7: lambda image: image[::-1, ::-1].T,
     8: lambda image: image[:, ::-1].T,
 }
-# `limits` decides, and says so; Pillow's own limit is lower than a user may set it.
+# `limits` decides up to Pillow's own last limit, of twice the pixels that it warns of.
 warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
 
@@ -91,7 +91,10 @@ def _by_pillow(data: bytes, name: str) -> np.ndarray:
         picture = Image.open(io.BytesIO(data), formats=[name])
         pages, orientation = getattr(picture, 'n_frames', 1), picture.getexif().get(_ORIENTATION, 1)
     except Image.DecompressionBombError:
-        raise UserError(f'the {name} has more pixels than can be read; export it smaller') from None
+        most = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        raise UserError(
+            f'the {name} has more than {most:.0f} megapixels, which is not read; export it smaller'
+        ) from None
     except Exception as error:  # Pillow raises what it likes on a damaged header
         raise UserError(f'the {name} is damaged, or of a kind that is not read; export it as PNG') from error
     with picture:
