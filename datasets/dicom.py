@@ -3,7 +3,6 @@
 import functools
 import io
 import logging
-import os
 import re
 import warnings
 import zlib
@@ -14,7 +13,6 @@ from mlvicx_jax.errors import UserError
 
 from . import greyscale
 from .limits import check_size
-from .names import printable
 
 # What a projection radiograph is called: computed, digital, film, fluoroscopy; 'other' and secondary
 # captures, which is what public sets were exported as. All else (CT, MR, US, MG, ...) is refused.
@@ -66,7 +64,7 @@ def require():
 
 
 def decode(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
-    """Decodes a DICOM to uint8 [H, W], and what its header says of patient, view, sex and age.
+    """Decodes a DICOM to uint8 [H, W], and what its header says of view, sex and age.
 
     The order is the standard's (PS3.4 N.2): stored values (`dicom_pixels`), then modality, values of
     interest and inversion of MONOCHROME1 (`greyscale`). Missing tags count as MONOCHROME2, unsigned, all
@@ -86,32 +84,9 @@ def decode(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
     return greyscale.film(header, stored), facts(header)
 
 
-def read_facts(path: str | os.PathLike) -> dict[str, str]:
-    """What the header of a DICOM file says of patient, view, sex and age; its pixels are not read.
-
-    Raises:
-        NotInstalled: pydicom is absent.
-        UserError: the file can not be read, or is no DICOM.
-    """
-    pydicom = require()
-    try:
-        with open(path, 'rb') as file:
-            head = file.read(1024)
-            if not is_dicom(head):
-                raise UserError(f'{printable(path)}: is no DICOM')
-            file.seek(0)
-            if _DEFLATED in head:  # pydicom would inflate all of it
-                return facts(_header(file.read()))
-            return facts(pydicom.dcmread(file, stop_before_pixels=True, force=True))
-    except UserError:
-        raise
-    except Exception as error:  # pydicom's words may quote whatever stands in the header
-        raise UserError(f'{printable(path)}: its header can not be read ({type(error).__name__})') from error
-
-
 def facts(header) -> dict[str, str]:
     """Texts of at most 64 signs, as the header writes them; empty where it has none."""
-    tags = {'patient': 'PatientID', 'view': 'ViewPosition', 'sex': 'PatientSex', 'age': 'PatientAge'}
+    tags = {'view': 'ViewPosition', 'sex': 'PatientSex', 'age': 'PatientAge'}
     return {name: ' '.join(str(header.get(tag) or '').split())[:64] for name, tag in tags.items()}
 
 

@@ -30,7 +30,6 @@ class Radiograph:
     """A picture, uint8 [H, W] with air dark, and what its DICOM header says; else empty texts."""
 
     image: np.ndarray
-    patient: str = ''
     view: str = ''
     sex: str = ''
     age: str = ''
