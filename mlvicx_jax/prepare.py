@@ -21,6 +21,7 @@ import os
 import pathlib
 import pickle
 import pkgutil
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -88,7 +89,8 @@ def prepare(
             images than `allow_bad`, no write permission, or a full disk.
     """
     data_dir = pathlib.Path(data_dir).expanduser().absolute()
-    builder = _builder(name, data_dir, options or {})
+    options = _with_title(name, options or {}, manual_dir)
+    builder = _builder(name, data_dir, options)
     if _is_whole(builder):
         _check_origin(builder, manual_dir)
         return builder
@@ -96,17 +98,17 @@ def prepare(
         manual_dir = _manual_dir(builder, manual_dir)
     download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     with _readable_errors(builder.data_path), _lock(builder.data_path.parent):
-        builder = _builder(name, data_dir, options or {})  # it may have been prepared meanwhile
+        builder = _builder(name, data_dir, options)  # it may have been prepared meanwhile
         if not _is_whole(builder):
             for stale in builder.data_path.parent.glob('incomplete.*'):
                 shutil.rmtree(stale)  # a killed run's: the lock says that nobody writes it now
             _make(builder, download_config, allow_bad)
-            builder = _builder(name, data_dir, options or {})
+            builder = _builder(name, data_dir, options)
     return builder
 
 
 def read_report(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """The report beside a set's records: 'images' stored, 'bad' [{'file', 'reason'}], 'manual_dir'.
+    """The report beside a set's records: 'images' stored, 'bad' [{'file', 'reason'}], 'notes', 'manual_dir'.
 
     None where the set was not prepared by this module.
     """
@@ -136,6 +138,7 @@ def _make(
         report = {
             'images': stored,
             'bad': getattr(builder, 'bad', []),
+            'notes': list(builder.info.metadata.get('notes', ())),
             'manual_dir': os.fspath(download_config.manual_dir or ''),
         }
         aside.mkdir(parents=True, exist_ok=True)
@@ -149,6 +152,14 @@ def _make(
             f'mlvicx_jax.prepare with --allow_bad {len(bad)}'
         )
     os.rename(aside, place)
+
+
+def _with_title(name: str, options: Mapping[str, Any], manual_dir: str | os.PathLike | None) -> dict[str, Any]:
+    """The options, and for a folder of the user's own without a title the folder's name as the title."""
+    if name != 'image_folder_cxr' or options.get('title') or not manual_dir:
+        return dict(options)
+    folder = pathlib.Path(manual_dir).expanduser().absolute().name
+    return {**options, 'title': re.sub(r'[^A-Za-z0-9]+', '_', folder).strip('_') or 'films'}
 
 
 def _builder(name: str, data_dir: pathlib.Path, options: Mapping[str, Any]):
@@ -289,6 +300,16 @@ def main(argv: list[str] | None = None) -> None:
         help="a field of the set's Config, such as size=256; may be repeated",
     )
     parser.add_argument(
+        '--column',
+        action='append',
+        default=[],
+        metavar='ROLE=NAME',
+        help='what a column of your own table is, such as patient="Patient ID" or ignore=site; may be repeated',
+    )
+    parser.add_argument(
+        '--pseudonymise', action='store_true', help="store patients' ids as salted hashes (docs/data.md)"
+    )
+    parser.add_argument(
         '--allow_bad',
         type=int,
         default=0,
@@ -298,6 +319,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         options = dict(_parse_option(text) for text in args.option)
+        if args.column:
+            options['columns'] = ';'.join([options['columns']] * ('columns' in options) + args.column)
+        if args.pseudonymise:
+            options['pseudonymise'] = True
         builder = prepare(args.dataset, args.data_dir, args.manual_dir, options, args.allow_bad)
     except UserError as error:
         sys.exit(f'error: {error}')

@@ -18,7 +18,7 @@ from mlvicx_jax.audit import report as reports
 from mlvicx_jax.data.source import open_folder
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.prepare import prepare
-from mlvicx_jax_datasets import nih_lists, radiograph, release
+from mlvicx_jax_datasets import nih_lists, radiograph, records
 from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
 from mlvicx_jax_datasets.phantom_cxr import render
 
@@ -35,7 +35,7 @@ def _jpeg(image, quality):
 def _make_official(root, patch):
     """Has the lists of a small release pass for NIH's."""
     for split, names in nih_lists.read_lists(root).items():
-        patch.setitem(nih_lists.OFFICIAL, split, release.list_hash(names))
+        patch.setitem(nih_lists.OFFICIAL, split, records.list_hash(names))
 
 
 def _plant(root, patch):
@@ -64,7 +64,7 @@ def _plant(root, patch):
     for split, names in (('train_val', lists['train_val']), ('test', [*lists['test'], *planted, moved])):
         (root / nih_lists.LISTS[split]).write_text('\n'.join(names) + '\n')
     patch.setattr(nih, '_check', lambda *_: None)  # the builder itself refuses such a patient
-    patch.setattr(release, '_check', lambda *_: None)
+    patch.setattr(records, 'check', lambda *_: None)
     return {frozenset((name, source)) for name, (source, _) in planted.items()}, str(int(moved[:8]))
 
 

@@ -109,7 +109,7 @@ BAD = {
     'row twice': (_append(TABLE, ROW.format('00000001_000.png', 'Mass', 1)), [TABLE, 'twice']),
     'listed twice': (_append(TRAIN, '00000001_000.png'), [TRAIN, '00000001_000.png', 'twice']),
     'latin-1': (
-        lambda root: (root / TABLE).write_bytes((root / TABLE).read_bytes() + b'00000009_000.png,Ma\xdf'),
+        lambda root: (root / TABLE).write_bytes((root / TABLE).read_bytes() + b'00000009_000.png,Ma\x81'),
         [TABLE, 'UTF-8'],
     ),
     'bad age': (_edit(TABLE, ',51,', ',old,'), [TABLE, 'line 2', "'old'"]),

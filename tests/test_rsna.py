@@ -114,7 +114,7 @@ def test_mapping_is_checked(tmp_path):
 @pytest.mark.parametrize(
     'name,old,new,words',
     [
-        (LABELS, 'Target', 'target', "no column 'Target'"),
+        (LABELS, 'Target', 'aim', "no column 'Target'"),
         (LABELS, 'id01,,,,,0', 'id01,,,,,1', "Target is '1'"),
         (LABELS, 'id01,,,,,0', 'id01,,,,,0\nid01,,,,,0', 'id01 is there twice'),
         (LABELS, 'id01,', 'id77,', f'id77 is not in {CLASSES}'),

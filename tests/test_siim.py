@@ -9,7 +9,7 @@ from dicoms import write
 
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.prepare import prepare
-from mlvicx_jax_datasets import release
+from mlvicx_jax_datasets import pictures
 from mlvicx_jax_datasets.siim_pneumothorax import siim_pneumothorax_dataset_builder as siim
 
 SIDE = 1024
@@ -126,10 +126,10 @@ def test_balanced(tmp_path, masks):
 def test_enlarged_and_thin_masks():
     dot = np.zeros((64, 64), bool)
     dot[10, 20] = True
-    assert release.shrink_mask(dot, 8).sum() == 1 and release.shrink_mask(dot, 8)[1, 2]
-    assert release.shrink_mask(dot, 64)[10, 20] == 1
-    assert release.shrink_mask(~dot, 100).mean() > 0.99
-    assert not release.shrink_mask(np.zeros((64, 64), bool), 8).any()
+    assert pictures.shrink_mask(dot, 8).sum() == 1 and pictures.shrink_mask(dot, 8)[1, 2]
+    assert pictures.shrink_mask(dot, 64)[10, 20] == 1
+    assert pictures.shrink_mask(~dot, 100).mean() > 0.99
+    assert not pictures.shrink_mask(np.zeros((64, 64), bool), 8).any()
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_physionet(tmp_path):
         ('Cardiomegaly,3', 'Cardiomegaly,4', "class_id is '4'"),
         ('40,20,60,80', '40,20,30,80', 'is empty'),
         ('40,20,60,80', '40,x,60,80', 'expected four numbers'),
-        ('Cardiomegaly,3', 'Cardiomegal\xdf,3', 'not UTF-8'),
+        ('Cardiomegaly,3', 'Cardiomegal\x81,3', 'neither UTF-8 nor'),
     ],
 )
 def test_bad_table(tmp_path, old, new, words):
