@@ -33,8 +33,6 @@ MEMORY = 2 * 2**30  # bytes
 PATIENCE = 20  # seconds
 LONGEST = 600  # signs of a message
 NAME = 'damaged'
-    [bytes(n) for n in (1, 2, 4)] + [b'\xff' * n for n in (1, 2, 4)] + [b'\x7f\xff\xff\xff', b'\0\0\0\x80']
-)
 
 
 def read(kind: str, data: bytes, folder: pathlib.Path) -> None:
@@ -165,7 +163,7 @@ def main() -> int:
     print(f'### {args.inputs:,} damaged inputs\n')
     print(
         f'`python -m benchmarks.fuzz --inputs {args.inputs} --seed {args.seed}`, {args.processes} '
-        f'process(es), {os.cpu_count()} cores of {platform.machine()}, {minutes:.0f} min. Largest memory of one '
+        f'process(es), {os.cpu_count()} cores of {platform.machine()}, {minutes:.0f} min. Most memory of one '
         f'{seen.memory:.0f} MB.\n'
     )
     print('| | read | refused in one line | lost or escaped |\n|---|---|---|---|')

@@ -13,6 +13,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
 EXTREMES = (
+    [bytes(n) for n in (1, 2, 4)] + [b'\xff' * n for n in (1, 2, 4)] + [b'\x7f\xff\xff\xff', b'\0\0\0\x80']
+)
 
 
 def originals() -> dict[str, list[bytes]]:
@@ -57,7 +59,7 @@ def originals() -> dict[str, list[bytes]]:
 def _dicoms(grey: np.ndarray, deep: np.ndarray, saved) -> dict[str, list[bytes]]:
     def made(values, syntax=uid.ExplicitVRLittleEndian, stream=None, **tags) -> bytes:
         meta = FileMetaDataset()
-        meta.TransferSyntaxUID = syntax
+        meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian if syntax == uid.RLELossless else syntax
         header = FileDataset('', {}, file_meta=meta, preamble=bytes(128))
         bits = 12 if values.itemsize == 2 else 8
         header.SOPClassUID, header.Modality = uid.ComputedRadiographyImageStorage, 'CR'
@@ -82,11 +84,16 @@ def _dicoms(grey: np.ndarray, deep: np.ndarray, saved) -> dict[str, list[bytes]]
     table['LUTDescriptor'].VR = table['LUTData'].VR = 'US'
     return {
         'DICOM': [
-            made(deep), made(grey, PixelPaddingValue=0), made(deep, VOILUTSequence=pydicom.Sequence([table])),
+            made(deep),
+            made(grey, PixelPaddingValue=0),
+            made(deep, VOILUTSequence=pydicom.Sequence([table])),
             made(deep, uid.DeflatedExplicitVRLittleEndian),
         ],
         'DICOM, RLE': [made(deep, uid.RLELossless), made(grey, uid.RLELossless)],
-        'DICOM, JPEG': [made(grey, uid.JPEGBaseline8Bit, saved('jpeg')), made(deep, uid.JPEGBaseline8Bit, saved('jpeg'))],
+        'DICOM, JPEG': [
+            made(grey, uid.JPEGBaseline8Bit, saved('jpeg')),
+            made(deep, uid.JPEGBaseline8Bit, saved('jpeg')),
+        ],
         'DICOM, JPEG 2000': [
             made(grey, uid.JPEG2000, saved('jpeg2000')),
             made(deep, uid.JPEG2000Lossless, saved('jpeg2000', deep, no_jp2=True)),
