@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from mlvicx_jax.errors import UserError
 
 from . import dicom
+from .names import printable
 
 _DICOM_SUFFIXES = ('.dcm', '.dicom')
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp', *_DICOM_SUFFIXES)
@@ -82,13 +83,6 @@ def find_films(roots: str | os.PathLike | Iterable[str | os.PathLike]) -> Films:
             passed_over['without a film'].append(str(root))
         paths += sorted(found)
     return Films(paths, {reason: sorted(names) for reason, names in passed_over.items()})
-
-
-def printable(name: str | os.PathLike) -> str:
-    """A file's name for messages and tables: bytes that are not UTF-8, and control signs, are escaped."""
-    return ''.join(
-        sign if sign.isprintable() else sign.encode('unicode_escape').decode() for sign in os.fspath(name)
-    )
 
 
 def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:

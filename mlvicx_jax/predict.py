@@ -147,7 +147,7 @@ def _scores(score: Callable, batch: list, batch_size: int, size: int) -> np.ndar
 def _read(path: str, size: int) -> np.ndarray | str:
     """The image as `prepare` stores it, uint8 [size, size], or why it can not be read."""
     try:
-        return radiograph.resize(radiograph.read_image(path), size)
+        return radiograph.resize(radiograph.read_radiograph(path).image, size)
     except dicom.NotInstalled:
         raise
     except UserError as error:

@@ -1,123 +1,297 @@
-"""Whatever people really have is read right, or told: files, grey scales, damage."""
+"""What real DICOM headers say wrongly about the grey scale does not reach the picture.
 
-import os
-import pathlib
+Each group is a kind of complaint from the field, with several instances.
+"""
 
+import io
+import itertools
+
+import numpy as np
 import pytest
+from PIL import Image
 
-from mlvicx_jax_datasets import discovery
-from mlvicx_jax_datasets.discovery import find_films
+from mlvicx_jax.errors import UserError
+from mlvicx_jax_datasets import dicom, radiograph
 
-HEADS = {
-    'png': b'\x89PNG\r\n\x1a\n',
-    'jpeg': b'\xff\xd8\xff\xe0',
-    'tiff': b'II*\0',
-    'bmp': b'BM' + bytes(12) + b'\x28\0\0\0',
-    'webp': b'RIFF\x10\0\0\0WEBPVP8 ',
-    'dicom': bytes(128) + b'DICM',
-}
+pydicom = pytest.importorskip('pydicom', reason="needs pip install 'mlvicx-jax[dicom]'")
+from dicoms import dataset, to_bytes  # noqa: E402
+from films import film, is_like  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
+from pydicom.sequence import Sequence  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForProcessing,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
 
-
-def _tree(root: pathlib.Path, **files: bytes) -> pathlib.Path:
-    for name, data in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return root
-
-
-def _names(found: discovery.Films, root) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in found.paths]
+FILM = film()
+UP, DOWN = np.arange(4096), np.arange(4096)[::-1]
 
 
-@pytest.mark.parametrize('kind', HEADS)
-def test_content_tells_a_film_without_suffix(tmp_path, kind):
-    assert discovery.kind(HEADS[kind]) == kind
-    _tree(tmp_path, **{'STUDY/S0/IM000000': HEADS[kind], 'STUDY/readme': b'text', 'film.txt': HEADS[kind]})
-    found = find_films(tmp_path)
-    assert _names(found, tmp_path) == ['STUDY/S0/IM000000', 'film.txt']
-    assert list(found.passed_over.values()) == [['STUDY/readme']]
+def decode(header) -> np.ndarray:
+    data = header if isinstance(header, bytes) else to_bytes(header)
+    return radiograph.decode_radiograph(data, 'film').image
 
 
-def test_old_dicom_without_preamble_is_told_from_text_and_numbers():
-    assert discovery.kind(b'\x08\0\x05\0\x0a\0\0\0ISO_IR 100' + bytes(200)) == 'dicom'
-    assert discovery.kind(b'\x08\0\x16\0UI\x1a\0001.2.840.10008.5.1.4.1.1.1\0' + bytes(200)) == 'dicom'
-    for other in (
-        b'\x08\0\xff\0\xff\xff\xff\x7f' + bytes(200),
-        b'\x02\0\0\0' + b'\xff' * 200,
-        b'BMW' * 99,
-        b'',
-    ):
-        assert discovery.kind(other) is None
+def lut(entries, bits, first=0, count=None, packed=False, listed=False):
+    item = pydicom.Dataset()
+    item.LUTDescriptor = [count or len(entries), first & 0xFFFF, bits]
+    item['LUTDescriptor'].VR = 'US'
+    data = np.asarray(entries).astype(np.uint8 if packed else '<u2').tobytes()
+    item.LUTData = np.frombuffer(data, '<u2').tolist() if listed else data + b'\0' * (len(data) % 2)
+    item['LUTData'].VR = 'US' if listed else 'OW'
+    return Sequence([item])
 
 
-def test_a_damaged_film_is_found_by_its_suffix_so_that_it_is_refused_by_name(tmp_path):
-    _tree(tmp_path, **{'page.PNG': b'<html>', 'empty.dcm': b'', 'empty': b''})
-    found = find_films(tmp_path)
-    assert _names(found, tmp_path) == ['empty.dcm', 'page.PNG']
-    assert found.describe() == '2 films found; passed over: 1 empty (empty)'
+def voi(entries, bits, **how):
+    return dict(bits=12, VOILUTSequence=lut(entries, bits, **how))
 
 
-def test_what_systems_leave_beside_films_is_passed_over_and_counted(tmp_path):
-    film, directory = HEADS['png'], bytes(128) + b'DICM\x02\0\x02\0UI\x14\x001.2.840.10008.1.3.10'
-    _tree(
-        tmp_path,
-        **dict.fromkeys(('a/1.png', 'a/._1.png', '.hidden/2.png', '__MACOSX/a/1.png', '@eaDir/1.png'), film),
-        **{'Thumbs.db': b'x', '.DS_Store': b'x', 'DICOMDIR': directory, 'copy.dcm': directory},
+def modality(entries, bits, **how):
+    return dict(bits=12, ModalityLUTSequence=lut(entries, bits, **how))
+
+
+def spot(values, value, height=1, width=1):
+    """A copy with `value` (or values) in its upper left corner, away from the border."""
+    values = values.copy()
+    values[3 : 3 + height, 12 : 12 + width] = value
+    return values
+
+
+MONO1 = dict(photometric='MONOCHROME1')
+RAW = dict(bits=12, PresentationIntentType='FOR PROCESSING')
+SIGNED = FILM.astype(np.int16) - 2048
+NOISY = np.random.default_rng(0).integers(60000, 65535, (14, 14))
+CASES = {
+    # tables whose descriptor the entries contradict
+    'voi 16 bits, entries to 4095': (FILM, voi(UP, 16)),
+    'voi 14 bits, entries to 1023': (FILM, voi(UP // 4, 14)),
+    'voi 8 bits, entries to 4095': (FILM, voi(UP, 8)),
+    'voi 0 bits': (FILM, voi(UP, 0)),
+    'voi inverted, 16 bits, entries to 1023': (FILM, voi(DOWN // 4, 16) | MONO1),
+    # 8-bit entries: a word each, two to a word
+    'voi 8 bits, a word each': (FILM, voi(UP // 16, 8)),
+    'voi 8 bits, a list': (FILM, voi(UP // 16, 8, listed=True)),
+    'voi 8 bits, packed': (FILM, voi(UP // 16, 8, packed=True)),
+    'voi 8 bits, packed, odd count': (FILM, voi(UP[:-1] // 16, 8, packed=True)),
+    'voi 8 bits, packed, a list': (FILM, voi(UP // 16, 8, packed=True, listed=True)),
+    'voi 12 bits, packed': (FILM, voi(UP // 16, 12, packed=True)),
+    # short tables
+    'voi 3900 of 4096 entries': (FILM, voi(UP[:3900], 12, count=4096)),
+    'voi 3500 of 4096 entries, a list': (FILM, voi(UP[:3500], 12, count=4096, listed=True)),
+    'voi without entries': (FILM, voi([], 12, count=4096)),
+    'voi of one value': (FILM, voi(UP * 0 + 7, 12)),
+    # modality tables of odd depths, and first values below zero
+    'modality 12 bits': (FILM, modality(UP, 12)),
+    'modality 10 bits': (FILM, modality(UP // 4, 10)),
+    'modality 16 bits, inverted': (FILM, modality(DOWN, 16) | MONO1),
+    'modality signed first value': (SIGNED, modality(UP, 12, first=-2048)),
+    'voi signed first value': (SIGNED, voi(UP, 12, first=-2048)),
+    'voi of rescaled values': (FILM, voi(UP, 12, first=-1024) | dict(RescaleSlope=1, RescaleIntercept=-1024)),
+    'voi that misses the film': (FILM, voi(UP, 12, first=9000)),
+    # hot pixels, markers, padding that nobody declared
+    'one hot pixel': (spot(FILM, 65535), {}),
+    'hot pixels of several values': (spot(FILM, [[20000, 30000, 41000, 52000, 65535]], 1, 5), {}),
+    'one dead pixel': (spot(FILM + 20000, 0), {}),
+    'marker': (spot(FILM, 65535, 8, 8), {}),
+    'marker with grain': (spot(FILM, NOISY, 14, 14), {}),
+    'dark marker': (spot(FILM + 30000, 3, 14, 14), {}),
+    # windows that do not show the film
+    'window 32768/65536': (FILM, dict(bits=12, WindowCenter=32768, WindowWidth=65536)),
+    'window 0/1': (FILM, dict(bits=12, WindowCenter=0, WindowWidth=1)),
+    'window 40/400': (FILM, dict(bits=12, WindowCenter=40, WindowWidth=400)),
+    'window 128/256, inverted': (4095 - FILM, dict(bits=12, WindowCenter=128, WindowWidth=256) | MONO1),
+    'unsigned window on signed values': (SIGNED, dict(bits=12, WindowCenter=2048, WindowWidth=4096)),
+    'signed window on unsigned values': (FILM, dict(bits=12, WindowCenter=0, WindowWidth=4096)),
+    'sigmoid far away': (FILM, dict(bits=12, WindowCenter=9000, WindowWidth=500, VOILUTFunction='SIGMOID')),
+    'window of another slope': (
+        FILM, dict(bits=12, WindowCenter=2048, WindowWidth=4096, RescaleSlope=8, RescaleIntercept=0)
+    ),
+    # bits and signs that the pixels contradict
+    '10 bits stored of 12': (FILM, dict(bits=10)),
+    '12 bits stored of 14': (FILM * 4, dict(bits=12)),
+    '11 bits stored, high bit 10, of 12': (FILM, dict(bits=11, HighBit=10)),
+    '7 bits stored of 8': ((FILM // 32).astype(np.uint8), dict(bits=7)),
+    '6 bits stored of 8': ((FILM // 16).astype(np.uint8), dict(bits=6)),
+    '40 bits stored': (FILM, dict(BitsStored=40)),
+    'signed flag, 12 bits': (FILM, dict(bits=12, PixelRepresentation=1)),
+    'signed flag, 16 bits': (FILM * 15, dict(PixelRepresentation=1)),
+    'unsigned flag on signed values': ((SIGNED * 4).view(np.uint16), dict(PixelRepresentation=0)),
+    # decimal commas
+    'commas': (FILM, dict(bits=12, RescaleSlope='0,25', RescaleIntercept='-1,5')),
+    'commas in a window': (FILM, dict(bits=12, WindowCenter='2048,0', WindowWidth='4096,00')),
+    'no numbers': (FILM, dict(bits=12, WindowCenter='x', WindowWidth='4096', RescaleSlope='one')),
+    # raw detector data: air is bright where values grow with the X-rays
+    'raw, linear': (
+        np.rint(3800 * np.exp(FILM / -1500)).astype(np.uint16),
+        RAW | dict(PixelIntensityRelationship='LIN', PixelIntensityRelationshipSign=1),
+    ),
+    'raw, logarithm': (
+        4095 - FILM,
+        RAW | dict(PixelIntensityRelationship='LOG', PixelIntensityRelationshipSign=1),
+    ),
+    'raw by class, absorption': (
+        FILM,
+        dict(SOPClassUID=DigitalXRayImageStorageForProcessing, PixelIntensityRelationshipSign=-1) | MONO1,
+    ),
+    # what else comes from X-ray departments
+    'fluoroscopy': (FILM, dict(bits=12, modality='RF')),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_film_comes_out_as_a_film(case):
+    values, tags = CASES[case]
+    tags = {name: value for name, value in tags.items() if value is not None}
+    raw = {}
+    for name in ('RescaleSlope', 'RescaleIntercept', 'WindowCenter', 'WindowWidth'):
+        if isinstance(tags.get(name), str):  # pydicom writes no such number
+            raw[name] = tags.pop(name)
+    header = dataset(values, **tags)
+    for name, text in raw.items():
+        header.add(pydicom.DataElement(pydicom.tag.Tag(name), 'LO', text))
+    data = to_bytes(header)
+    for name in raw:
+        tag = pydicom.tag.Tag(name)
+        number = tag.group.to_bytes(2, 'little') + tag.element.to_bytes(2, 'little')
+        data = data.replace(number + b'LO', number + b'DS')
+    image = decode(data)
+    spots = np.ones(FILM.shape, bool)
+    spots[3:17, 12:26] = 'marker' not in case and 'hot' not in case  # they may look as they like
+    if case.endswith('of 8'):
+        assert image.mean() > 60 and image.max() > 200
+    else:
+        assert is_like(np.where(spots, image, 0), np.where(spots, FILM, 0))
+
+
+def test_first_window_that_shows_the_film_is_used():
+    windows = dict(WindowCenter=[60000, 2048, 40], WindowWidth=[100, 4096, 400])
+    one = dict(WindowCenter=2048, WindowWidth=4096)
+    np.testing.assert_array_equal(
+        decode(dataset(FILM, bits=12, **windows)), decode(dataset(FILM, bits=12, **one))
     )
-    found = find_films(tmp_path)
-    assert _names(found, tmp_path) == ['a/1.png']
-    assert found.passed_over == {
-        'hidden': ['.DS_Store', '.hidden', 'a/._1.png'],
-        'made by the operating system': ['@eaDir', 'Thumbs.db', '__MACOSX'],
-        'DICOMDIR, a list of contents': ['DICOMDIR', 'copy.dcm'],
-    }
-    assert '3 hidden (.DS_Store, .hidden, a/._1.png)' in found.describe()
-    assert '\n' not in found.describe()
 
 
-def test_links_are_followed_and_loops_end(tmp_path):
-    store = _tree(tmp_path / 'store', **{'train/1.png': HEADS['png'], 'test/2.png': HEADS['png']})
-    root = tmp_path / 'set'
-    root.mkdir()
-    for name in ('train', 'test'):
-        (root / name).symlink_to(store / name)
-    assert _names(find_films(root), root) == ['test/2.png', 'train/1.png']
-    (store / 'test' / 'again').symlink_to(root)  # a loop through a link
-    (store / 'train' / 'self').symlink_to('self')  # one that can not be resolved
-    (store / 'train' / '3.png').symlink_to('1.png')
-    (store / 'train' / 'gone.png').symlink_to('nowhere')
-    os.mkfifo(store / 'train' / 'pipe.png')
-    found = find_films(root)
-    assert _names(found, root) == ['test/2.png', 'train/1.png', 'train/3.png']
-    assert {reason: len(names) for reason, names in found.passed_over.items()} == {
-        'leading to a folder that is read already': 1,
-        'that can not be read': 2,
-        'that are no regular files': 1,
-    }
+@pytest.mark.parametrize('value,dtype', [(-32768, np.int16), (0, np.uint16), (65535, np.uint16)])
+def test_rows_of_padding_that_nobody_declared(value, dtype):
+    padded = (FILM.astype(np.int32) + (20000 if value == 0 else 0)).astype(dtype)
+    padded[:20] = value
+    image = decode(dataset(padded))
+    assert is_like(image[20:], FILM[20:]) and len(np.unique(image[:20])) == 1
 
 
-def test_a_folder_reached_twice_is_read_once_under_its_own_path(tmp_path):
-    _tree(tmp_path, **{'z/1.png': HEADS['png']})
-    (tmp_path / 'a').symlink_to('z')
-    found = find_films(tmp_path)
-    assert _names(found, tmp_path) == ['z/1.png']
-    assert found.passed_over == {'leading to a folder that is read already': ['a']}
+def test_padding_inside_the_film_stays_tissue():
+    values = np.minimum(FILM, 2400)
+    bright = values == 2400
+    assert bright[0].any() and 0.01 < bright.mean() < 0.3  # it reaches the border, too
+    plain = decode(dataset(values, bits=12))
+    np.testing.assert_array_equal(decode(dataset(values, bits=12, PixelPaddingValue=2400)), plain)
+    framed = values.copy()
+    framed[:9], framed[:, -5:] = 2400, 2400  # and here it is padding
+    image = decode(dataset(framed, bits=12, PixelPaddingValue=2400))
+    assert not image[:9, :40].any() and not image[:, -5:].any()
+    assert (image[20:110, :100][bright[20:110, :100]] == 255).all()
 
 
-def test_names_that_are_not_utf8_survive_and_print(tmp_path):
-    raw = os.fsencode(tmp_path) + b'/t\xf3rax\n1.png'
-    pathlib.Path(os.fsdecode(raw)).write_bytes(HEADS['png'])
-    [path] = find_films(tmp_path).paths
-    assert os.fsencode(path) == raw and path.exists()
-    assert discovery.printable(path.name) == 't\\udcf3rax\\n1.png'
-    assert discovery.printable('Röntgen 1.png') == 'Röntgen 1.png'
+def test_padding_value_of_another_sign_than_the_values():
+    padded = SIGNED.copy()
+    padded[:9] = -2000
+    header = dataset(padded, PixelPaddingValue=63536)
+    header['PixelPaddingValue'].VR = 'US'
+    image = decode(header)
+    assert not image[:9].any() and is_like(image[9:], FILM[9:])
 
 
-def test_files_that_are_named_are_taken_as_they_are(tmp_path):
-    _tree(tmp_path, **{'notes.txt': b'text', 'folder/1.png': HEADS['png']})
-    (tmp_path / 'bare').mkdir()
-    given = [tmp_path / name for name in ('notes.txt', 'folder', 'missing.png', 'bare')]
-    found = find_films(given)
-    assert found.paths == [given[0], tmp_path / 'folder/1.png', given[2]]
-    assert found.passed_over == {'without a film': [str(tmp_path / 'bare')]}
+def encapsulated(header, stream: bytes, syntax) -> bytes:
+    header.PixelData = encapsulate([stream])
+    header['PixelData'].is_undefined_length = True
+    header.file_meta.TransferSyntaxUID = syntax
+    return to_bytes(header)
+
+
+@pytest.mark.parametrize('form,syntax', [('jpeg', JPEGBaseline8Bit), ('jpeg2000', JPEG2000Lossless)])
+def test_eight_bit_streams_under_a_header_of_sixteen(form, syntax):
+    file = io.BytesIO()
+    Image.fromarray((FILM // 16).astype(np.uint8)).save(
+        file, form, **({'quality': 95} if form == 'jpeg' else {})
+    )
+    for tags in ({}, dict(bits=12), dict(bits=12, WindowCenter=2048, WindowWidth=4096)):
+        image = decode(encapsulated(dataset(FILM, **tags), file.getvalue(), syntax))
+        assert np.corrcoef(image.ravel(), FILM.ravel())[0, 1] > 0.99 and image.mean() > 60, tags
+
+
+def test_box_of_length_zero_does_not_hang():
+    file = io.BytesIO()
+    Image.fromarray((FILM // 16).astype(np.uint8)).save(file, 'jpeg2000')
+    boxes = file.getvalue()
+    at = boxes.index(b'jp2c') - 4
+    to_the_end = boxes[:at] + bytes(4) + boxes[at + 4 :]  # a legal last box
+    decode(encapsulated(dataset(FILM, bits=12), to_the_end, JPEG2000Lossless))
+    at = boxes.index(b'ftyp') - 4
+    for length in (0, 1, 3, 2**32 - 1):
+        broken = boxes[:at] + length.to_bytes(4) + boxes[at + 4 :]
+        with pytest.raises(UserError, match='film: the DICOM is damaged'):
+            decode(encapsulated(dataset(FILM, bits=12), broken.replace(b'jp2c', b'free'), JPEG2000Lossless))
+
+
+def test_damaged_jpeg_2000_is_called_damaged():
+    header = dataset(FILM, bits=12)
+    header.compress(JPEG2000Lossless, generate_instance_uid=False)
+    data = bytearray(to_bytes(header))
+    start = data.index(b'\xff\x4f\xff\x51')
+    data[start + 60 : start + 160] = bytes(100)
+    with pytest.raises(UserError, match='damaged.*fetch or export') as error:
+        decode(bytes(data))
+    assert 'pip' not in str(error.value)
+
+
+@pytest.mark.parametrize('syntax', [None, DeflatedExplicitVRLittleEndian, RLELossless])
+def test_several_pictures_without_a_number_of_frames(syntax):
+    header = dataset(FILM, bits=12)
+    header.SamplesPerPixel, header.PhotometricInterpretation, header.PlanarConfiguration = 3, 'RGB', 0
+    header.BitsAllocated = header.BitsStored = 8
+    header.PixelData = bytes(2 * 3 * FILM.size)
+    if syntax == RLELossless:
+        header.PixelData = encapsulate([bytes(64)] * 2)
+        header['PixelData'].is_undefined_length = True
+    header.file_meta.TransferSyntaxUID = syntax or header.file_meta.TransferSyntaxUID
+    with pytest.raises(UserError, match='more than one picture|2 pictures'):
+        decode(header)
+
+
+@pytest.mark.parametrize('shape,kind', itertools.product([(37, 53), (64, 64)], ['u1', 'u2', 'rgb']))
+def test_run_lengths_match_what_pydicom_wrote(shape, kind):
+    values = np.random.default_rng(0).integers(0, 4, shape) * 60
+    header = dataset(values.astype('u2' if kind == 'u2' else 'u1'))
+    if kind == 'rgb':
+        header.SamplesPerPixel, header.PhotometricInterpretation, header.PlanarConfiguration = 3, 'RGB', 0
+        header.PixelData = np.dstack([values.astype(np.uint8)] * 3).tobytes()
+    native = decode(header)
+    header.compress(RLELossless, generate_instance_uid=False)
+    np.testing.assert_array_equal(decode(header), native)
+
+
+def test_bombs_are_not_inflated(monkeypatch):
+    monkeypatch.setattr(dicom, '_MOST_INFLATED', 2**20)
+    header = dataset(FILM, bits=12)
+    header.PixelData = bytes(2**21)
+    header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    with pytest.raises(UserError, match='inflates to more than 1 MB'):
+        decode(header)
+    header = dataset(FILM)
+    start = np.array([2, 64, 64 + 2**20] + [0] * 13, '<u4').tobytes()
+    stream = start + b'\x81\1' * 2**19 + b'\x81\2' * 2**19  # each 64 MB, of which a film's size is made
+    with pytest.raises(radiograph.BlankFilm):
+        decode(encapsulated(header, stream, RLELossless))
+
+
+def test_messages_quote_no_names():
+    header = dataset(FILM, Modality='DOE^JOHN^M', PatientName='DOE^JOHN', PatientID='1' * 900)
+    header['Modality'].VR = 'LO'
+    with pytest.raises(UserError, match='Modality that is no code') as error:
+        decode(header)
+    assert 'DOE' not in str(error.value) and len(str(error.value)) < 200
+    facts = dicom.facts(dataset(FILM, ViewPosition=' PA', PatientSex='F', PatientAge='0' * 5000))
+    assert facts['view'] == 'PA' and facts['sex'] == 'F' and len(facts['age']) <= 64
