@@ -70,8 +70,7 @@ class Builder(release.ReleaseBuilder):
 
     def _read(self, root: pathlib.Path) -> dict[str, list[Record]]:
         config, table, films = self.builder_config, self._find_table(root), discovery.find_films(root)
-        if films.passed_over:
-            self.note(films.describe())
+        self.note_passed_over(films)
         if table is not None:
             entries, findings = read_table(root, table, config, films, self.note)
         elif config.masks or config.columns:
@@ -121,13 +120,12 @@ class Builder(release.ReleaseBuilder):
         chosen = identity.join((record.patient, record.patient_id) for record in known)
         several = {record.patient_id for record in known} - {*chosen.values()}
         if several:
-            self.note(
-                f'{len(several)} patient ids are spelled in several ways, which are joined: {some(several)}'
-            )
+            self.note(f'{len(several)} patient ids are spelled in several ways, which are joined', several)
         if len(known) == len(entries) > 1 and len(chosen) == 1 and self._from_headers(known):
             self.note(
-                f'all films have the PatientID {some(chosen.values())} in their headers, so each of '
-                'them counts as a patient; if it is one patient, nothing can be learnt from the test split'
+                'all films have one PatientID in their headers, so each of them counts as a patient; if it is '
+                'one, nothing can be learnt from the test split',
+                chosen.values(),
             )
             return [
                 (dataclasses.replace(record, patient_id=record.image_id), split) for record, split in entries

@@ -11,6 +11,7 @@ import numpy as np
 from mlvicx_jax.errors import UserError
 
 from .. import columns, discovery, identity, labels, radiograph, words
+from ..names import printable
 from ..records import Record, some
 from ..tables import Table, open_table
 
@@ -21,7 +22,7 @@ UNCERTAIN = ('negative', 'positive', 'ignore')
 
 
 def read_table(
-    root: pathlib.Path, path: pathlib.Path, config, films: discovery.Films, note: Callable[[str], None]
+    root: pathlib.Path, path: pathlib.Path, config, films: discovery.Films, note: Callable
 ) -> tuple[list[tuple[Record, str]], list[str]]:
     """The records of a table, each with its split as written, and the findings that have a column each.
 
@@ -47,6 +48,8 @@ def read_table(
     entries = [entry for where, row in table.rows() if (entry := reader.read(where, row))]
     for line in reader.report():
         note(line)
+    if idle := reader.idle():
+        note(f'{len(idle)} films have no row in {path.name} and are not used', idle)
     _refuse_sentences(table, found, entries)
     if not entries:
         raise UserError(f'{path}: no row is left with uncertain=ignore; give uncertain=negative or positive')
@@ -99,7 +102,7 @@ class _Reader:
         """The record of a row, and its split; None where option uncertain=ignore leaves it out."""
         row = row + [''] * (len(self._table.header) - len(row))
         cell = {role: row[positions[0]] for role, positions in self._columns.roles.items() if role != 'ignore'}
-        name = discovery.printable(cell['image'])
+        name = printable(cell['image'])
         if not 0 < len(name) < LONGEST_NAME:
             raise UserError(
                 f'{where}: the name of the image has {len(name)} characters, expected 1 to {LONGEST_NAME}'
@@ -229,10 +232,11 @@ class _Reader:
         ):
             if counts[key]:
                 lines.append(text.format(counts[key]))
-        if idle := [path for path in self._films.paths if path not in self._used]:
-            names = some(discovery.printable(path.relative_to(self._root)) for path in idle)
-            lines.append(f'{len(idle)} films have no row in {self._table.path.name} and are not used: {names}')
         return lines
+
+    def idle(self) -> list[str]:
+        """Names of the films that no row names."""
+        return [printable(path.relative_to(self._root)) for path in self._films.paths if path not in self._used]
 
 
 def read_mask(paths: tuple[pathlib.Path, ...]) -> np.ndarray:
