@@ -42,7 +42,7 @@ def decode(data: bytes) -> np.ndarray:
             format; without the file's name, which the caller puts before it.
     """
     if not data:
-        raise UserError('the image file is empty')
+        raise UserError(f'the image file is empty; {_FETCH}')
     kind = discovery.kind(data[: discovery.HEAD])
     if kind == 'png':
         return _png(data)
