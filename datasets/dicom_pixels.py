@@ -44,9 +44,9 @@ def stored_values(header: pydicom.Dataset) -> np.ndarray:
         stream, syntax = _code_stream(header)
         if syntax == RLELossless:
             values = _run_lengths(stream, header)
-        elif syntax in (_JPEG + '50', _JPEG + '51') and jpeg.header(stream).bits == 8:
+        elif syntax in (_JPEG + '50', _JPEG + '51') and (facts := jpeg.header(stream)).bits == 8:
             header.BitsStored = 8
-            return jpeg.decode(stream)
+            return jpeg.decode(stream, facts)
         else:
             values = _decoded(header, stream, syntax)
     if str(header.PhotometricInterpretation) == 'PALETTE COLOR':

@@ -47,7 +47,8 @@ def decode(data: bytes) -> np.ndarray:
     if kind == 'png':
         return _png(data)
     if kind == 'jpeg':
-        return _upright(jpeg.decode(data), _orientation(jpeg.header(data).exif))
+        facts = jpeg.header(data)
+        return _upright(jpeg.decode(data, facts), _orientation(facts.exif))
     if kind in ('tiff', 'bmp', 'webp'):
         return _by_pillow(data, kind.upper() if kind != 'webp' else 'WebP')
     raise UserError(f'the file is none of {discovery.FORMATS}')
