@@ -10,7 +10,8 @@ import dataclasses
 import cv2
 import numpy as np
 
-_DECIMALS = ('RescaleSlope', 'RescaleIntercept', 'WindowCenter', 'WindowWidth')  # numbers kept as text
+# Numbers that DICOM keeps as text.
+_DECIMALS = ('RescaleSlope', 'RescaleIntercept', 'WindowCenter', 'WindowWidth', 'NumberOfFrames')
 _ENDS = 0.05  # of the pixels at each end, outside the middle that the range is measured by
 _FEW = 0.02  # of the pixels at an end: so many may be left out
 _INSIDE = 0.5  # of the film's pixels a window has to leave unclipped
