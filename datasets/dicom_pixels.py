@@ -138,6 +138,10 @@ def _code_stream(header) -> tuple[bytes, str]:
             int.from_bytes(stream[at : at + 4]) - int.from_bytes(stream[at + 8 : at + 12]) for at in (8, 12)
         )
         _check_frame(header, height, width)
+        if int.from_bytes(stream[40:42]) != header.SamplesPerPixel:
+            raise UserError(
+                f'the DICOM is damaged (its JPEG 2000 has other components than its header); {_FETCH}'
+            )
         high_throughput = int.from_bytes(stream[6:8]) & 0x4000
         syntaxes = _HTJ2K if high_throughput else _J2K
         return stream, claimed if claimed in syntaxes else syntaxes[0]
