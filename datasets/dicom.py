@@ -141,10 +141,10 @@ def _check_kind(header) -> None:
     for tag in ('Rows', 'Columns'):
         if not isinstance(header.get(tag), int):
             raise UserError(f'the DICOM has no {tag}; export this image again')
-    frames = int(header.get('NumberOfFrames') or 1)
+    frames = (greyscale.numbers(header, 'NumberOfFrames') or [1])[0]
     if frames > 1:
         raise UserError(
-            f'the DICOM has {frames} frames, expected one picture; take the file out, or export the frame '
+            f'the DICOM has {frames:.0f} frames, expected one picture; take the file out, or export the frame '
             'that is meant'
         )
     check_size(header.Rows, header.Columns)

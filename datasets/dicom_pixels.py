@@ -44,9 +44,9 @@ def stored_values(header: pydicom.Dataset) -> np.ndarray:
         stream, syntax = _code_stream(header)
         if syntax == RLELossless:
             values = _run_lengths(stream, header)
-        elif syntax in (_JPEG + '50', _JPEG + '51') and jpeg.header(stream).bits == 8:
+        elif syntax in (_JPEG + '50', _JPEG + '51') and (facts := jpeg.header(stream)).bits == 8:
             header.BitsStored = 8
-            return jpeg.decode(stream)
+            return jpeg.decode(stream, facts)
         else:
             values = _decoded(header, stream, syntax)
     if str(header.PhotometricInterpretation) == 'PALETTE COLOR':
@@ -138,6 +138,10 @@ def _code_stream(header) -> tuple[bytes, str]:
             int.from_bytes(stream[at : at + 4]) - int.from_bytes(stream[at + 8 : at + 12]) for at in (8, 12)
         )
         _check_frame(header, height, width)
+        if int.from_bytes(stream[40:42]) != header.SamplesPerPixel:
+            raise UserError(
+                f'the DICOM is damaged (its JPEG 2000 has other components than its header); {_FETCH}'
+            )
         high_throughput = int.from_bytes(stream[6:8]) & 0x4000
         syntaxes = _HTJ2K if high_throughput else _J2K
         return stream, claimed if claimed in syntaxes else syntaxes[0]

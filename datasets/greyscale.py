@@ -10,7 +10,10 @@ import dataclasses
 import cv2
 import numpy as np
 
-_DECIMALS = ('RescaleSlope', 'RescaleIntercept', 'WindowCenter', 'WindowWidth')  # numbers kept as text
+from mlvicx_jax.errors import UserError
+
+# Numbers that DICOM keeps as text.
+_DECIMALS = ('RescaleSlope', 'RescaleIntercept', 'WindowCenter', 'WindowWidth', 'NumberOfFrames')
 _ENDS = 0.05  # of the pixels at each end, outside the middle that the range is measured by
 _FEW = 0.02  # of the pixels at an end: so many may be left out
 _INSIDE = 0.5  # of the film's pixels a window has to leave unclipped
@@ -34,6 +37,9 @@ def film(header, stored: np.ndarray) -> np.ndarray:
     """Stored values, an integer [H, W] of up to 16 bits, -> uint8 [H, W] with air dark, by the header.
 
     `header` is a pydicom Dataset whose BitsStored and PhotometricInterpretation are those of `stored`.
+
+    Raises:
+        UserError: raw detector data of unknown sign.
     """
     padding = _padding(header, stored)
     shown = stored if padding is None else stored[~padding]
@@ -201,14 +207,20 @@ def _modality(header, levels: np.ndarray) -> np.ndarray:
 
 
 def _sign_of_raw_data(header) -> int:
-    """1 where values of raw detector data grow with the X-rays that arrive, -1 where they fall; else 0.
+    """Of raw detector data: 1 where values grow with the X-rays that arrive, -1 where they fall; else 0.
 
-    PS3.3 C.8.11.3.1.2. A header that says neither is not believed to be raw.
+    PS3.3 C.8.11.3.1.2.
     """
     intent = str(header.get('PresentationIntentType') or '').strip().upper()
     if intent != 'FOR PROCESSING' and header.get('SOPClassUID') != '1.2.840.10008.5.1.4.1.1.1.1.1':
         return 0
-    return next((int(np.sign(sign)) for sign in numbers(header, 'PixelIntensityRelationshipSign')), 0)
+    for sign in numbers(header, 'PixelIntensityRelationshipSign'):
+        if sign in (-1, 1):
+            return int(sign)
+    raise UserError(
+        'raw detector data (FOR PROCESSING) whose header does not say if air is bright (no '
+        'PixelIntensityRelationshipSign); export the film FOR PRESENTATION'
+    )
 
 
 def _of_raw_data(header, values: np.ndarray, counts: np.ndarray, sign: int) -> np.ndarray:

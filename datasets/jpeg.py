@@ -42,7 +42,7 @@ def header(data: bytes) -> Header:
         UserError: it is truncated, has no frame, or a block of its scan was overwritten with zeros.
     """
     frame, exif, first_symbols = None, b'', {}
-    for marker, start, end in _segments(data):
+    for marker, start, end, following in _segments(data):
         body = data[start:end]
         if marker in _FRAMES and frame is None and len(body) >= 6:
             frame = int.from_bytes(body[1:3]), int.from_bytes(body[3:5]), body[0], body[5], marker
@@ -50,22 +50,23 @@ def header(data: bytes) -> Header:
             exif = body
         elif marker == 0xC4:
             first_symbols |= _first_symbols(body)
-        elif marker == 0xDA and frame and _zeros_are_values(body, frame[-1], first_symbols):
-            following = _MARKER.search(data, end)
-            if data.find(_ZEROS, end, following.start() if following else len(data)) >= 0:
+        elif marker == 0xDA and frame:
+            zeroed = data.find(_ZEROS, end, following) >= 0
+            if zeroed and _zeros_are_values(body, frame[-1], first_symbols):
                 raise UserError(f'the JPEG is damaged (a block of it is zeroed); {_FETCH}')
     if frame is None:
         raise UserError(f'the JPEG can not be decoded (it has no frame); {_FETCH}')
     return Header(*frame, exif)
 
 
-def decode(data: bytes) -> np.ndarray:
-    """Decodes a JPEG of 8 bits to uint8 [H, W]; colour becomes luminance, orientation is not applied.
+def decode(data: bytes, facts: Header) -> np.ndarray:
+    """Decodes a JPEG of 8 bits, whose header is `facts`, to uint8 [H, W]; colour becomes luminance.
+
+    Orientation is not applied.
 
     Raises:
         UserError: damaged, truncated, too large, or of a kind that libjpeg-turbo does not read.
     """
-    facts = header(data)
     check_size(facts.height, facts.width)
     space = 'CMYK' if facts.components == 4 else 'GRAY'
     try:
@@ -85,19 +86,20 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def _segments(data: bytes):
-    """(marker, start, end) of the bodies of all segments up to the end-of-image marker."""
-    at = 2
-    while found := _MARKER.search(data, at):
+    """(marker, start of its body, end, start of the next marker) of all segments of the image."""
+    found = _MARKER.search(data, 2)
+    while found:
         at, marker = found.end(), found[0][-1]
         if marker == 0xD9:  # end of image
             return
         if marker == 0xD8:  # start of image
+            found = _MARKER.search(data, at)
             continue
         end = at + max(2, int.from_bytes(data[at : at + 2]))
         if end > len(data):
             break
-        yield marker, at + 2, end
-        at = end
+        found = _MARKER.search(data, end)  # behind a scan's header that is far away
+        yield marker, at + 2, end, found.start() if found else len(data)
     raise UserError(f'the JPEG is truncated; {_FETCH}')
 
 

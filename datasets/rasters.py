@@ -42,12 +42,13 @@ def decode(data: bytes) -> np.ndarray:
             format; without the file's name, which the caller puts before it.
     """
     if not data:
-        raise UserError('the image file is empty')
+        raise UserError(f'the image file is empty; {_FETCH}')
     kind = discovery.kind(data[: discovery.HEAD])
     if kind == 'png':
         return _png(data)
     if kind == 'jpeg':
-        return _upright(jpeg.decode(data), _orientation(jpeg.header(data).exif))
+        facts = jpeg.header(data)
+        return _upright(jpeg.decode(data, facts), _orientation(facts.exif))
     if kind in ('tiff', 'bmp', 'webp'):
         return _by_pillow(data, kind.upper() if kind != 'webp' else 'WebP')
     raise UserError(f'the file is none of {discovery.FORMATS}')

@@ -166,6 +166,11 @@ def test_film_comes_out_as_a_film(case):
         assert is_like(np.where(spots, image, 0), np.where(spots, FILM, 0))
 
 
+def test_raw_data_of_unknown_sign_are_refused_by_name():
+    with pytest.raises(UserError, match='film: raw detector data .FOR PROCESSING.'):
+        decode(dataset(FILM, **RAW))
+
+
 def test_first_window_that_shows_the_film_is_used():
     windows = dict(WindowCenter=[60000, 2048, 40], WindowWidth=[100, 4096, 400])
     one = dict(WindowCenter=2048, WindowWidth=4096)

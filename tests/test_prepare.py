@@ -58,7 +58,7 @@ def test_run_with_bad_images_fails_at_its_end_and_lists_them(tmp_path, spoiled):
     for name, words in (
         (spoiled['train_val'][0], 'truncated'),
         (spoiled['train_val'][5], 'is empty'),
-        (spoiled['test'][1], 'neither PNG nor JPEG nor DICOM'),
+        (spoiled['test'][1], 'none of PNG, JPEG, DICOM'),
     ):
         assert words in reasons[name]
     with pytest.raises(UserError, match='manual_dir'):  # training does not take it for prepared

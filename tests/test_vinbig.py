@@ -186,7 +186,7 @@ def test_bad_files_are_rows_of_the_report(tmp_path):
     (train / 'img3.dicom').write_bytes((train / 'img3.dicom').read_bytes()[:-900])
     _film(train / 'img4.dicom', 4, modality='CT')
     _film(train / 'img5.dicom', 5, PixelData=None)
-    _film(train / 'img0.dicom', 0, Columns=30, Rows=100, PixelData=bytes(6000))  # boxes outside
+    _film(train / 'img0.dicom', 0, Columns=30, Rows=100, PixelData=bytes(range(250)) * 24)  # boxes outside
     arguments = 'vinbig_cxr', tmp_path / 'data', tmp_path / 'raw', {'size': 32}
     with pytest.raises(UserError, match='6 of 10 images.*--allow_bad 6'):
         prepare(*arguments, allow_bad=5)
@@ -196,7 +196,7 @@ def test_bad_files_are_rows_of_the_report(tmp_path):
         'img0.dicom': 'outside the 30 x 100 image',
         'img1': 'no image file',
         'img2.dicom': 'empty',
-        'img3.dicom': 'can not be decoded',
+        'img3.dicom': 'truncated or damaged',
         'img4.dicom': 'Modality CT',
         'img5.dicom': 'no pixel data',
     }.items():
