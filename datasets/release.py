@@ -2,7 +2,7 @@
 
 A builder reads the text of its release into `Record`s, a list per split; the rest is here. A
 mistake in the text is raised at once, before any image is read. An image that can not be read is
-noted in `bad` and left out, so that one file does not end hours of work; `mlvicx_jax.prepare`
+noted in `bad` and left out, so that one file does not end hours of work; `mlvicx_jax.data.prepare`
 decides whether so many may be missing.
 """
 

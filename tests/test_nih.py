@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from nih_release import write_release
 
-from mlvicx_jax import prepare as prepare_lib
+from mlvicx_jax.commands import prepare as prepare_command
+from mlvicx_jax.data import prepare as prepare_lib
+from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare
 from mlvicx_jax_datasets import nih_lists, radiograph
 from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
 
@@ -248,7 +249,7 @@ def test_a_killed_run_leaves_nothing_that_passes_for_whole(tmp_path):
     program = (
         'import os, signal\n'
         'from mlvicx_jax_datasets import radiograph\n'
-        'from mlvicx_jax.prepare import prepare\n'
+        'from mlvicx_jax.data.prepare import prepare\n'
         'real = radiograph.read_radiograph\n'
         'def read(path):\n'
         '    if path.name == "00000008_000.png": os.kill(os.getpid(), signal.SIGKILL)\n'
@@ -317,7 +318,7 @@ def test_unwritable_and_full_disk(tmp_path, monkeypatch):
     ):
 
         def fail(*args, **kwargs):
-            raise RuntimeError('wrapped') from error  # noqa: B023
+            raise RuntimeError('wrapped') from error
 
         monkeypatch.setattr(nih.Builder, 'download_and_prepare', fail)
         with pytest.raises(UserError, match=words):
@@ -326,7 +327,7 @@ def test_unwritable_and_full_disk(tmp_path, monkeypatch):
 
 def test_command_line_prints_one_line_on_a_mistake(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
-        prepare_lib.main(['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path), '--option', 'size'])
+        prepare_command.main(['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path), '--option', 'size'])
     assert str(exit_.value).startswith("error: --option 'size'")
 
 
@@ -425,7 +426,7 @@ def test_official_lists_are_known_by_their_hash(tmp_path):
 
 def test_unofficial_lists_are_recorded_and_printed(tmp_path, capsys):
     lists = write_release(tmp_path / 'raw')
-    prepare_lib.main(
+    prepare_command.main(
         [
             '--dataset',
             'nih_chestxray14',

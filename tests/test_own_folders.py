@@ -11,11 +11,11 @@ import worlds
 from dicoms import write
 from worlds import film, write_film
 
-from mlvicx_jax import prepare as prepare_lib
-from mlvicx_jax.audit import __main__ as audit
+from mlvicx_jax.commands import audit
+from mlvicx_jax.commands import prepare as command
+from mlvicx_jax.data.prepare import prepare, read_report
 from mlvicx_jax.data.source import open_folder
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare, read_report
 from mlvicx_jax_datasets import copies, identity
 
 
@@ -203,7 +203,7 @@ def test_pseudonyms(tmp_path, capsys):
     broken.write_bytes((tmp_path / 'raw/P003/2024/IM7').read_bytes()[:1500])
     arguments = ['--dataset', 'image_folder_cxr', '--data_dir', str(tmp_path / 'data'), '--option', 'size=32']
     arguments += ['--manual_dir', str(tmp_path / 'raw'), '--pseudonymise', '--allow_bad', '1']
-    prepare_lib.main(arguments)
+    command.main(arguments)
     assert 'patient ids are pseudonyms' in capsys.readouterr().out
     builder = _prepare(tmp_path, None, title='raw', pseudonymise=True)
     ids = _ids(builder)

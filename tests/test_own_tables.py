@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from worlds import write_film
 
-from mlvicx_jax import prepare as prepare_lib
+from mlvicx_jax.commands import prepare as command
+from mlvicx_jax.data.prepare import prepare, read_report
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare, read_report
 from mlvicx_jax_datasets import tables
 
 FILMS = 6
@@ -220,12 +220,12 @@ def test_columns_are_mapped_on_the_command_line(tmp_path, capsys):
     ]
     for column in ('patient=Code', 'label=what', 'split=group'):
         arguments += ['--column', column]
-    prepare_lib.main(arguments)
+    command.main(arguments)
     printed = capsys.readouterr().out
     assert "label = 'what'" in printed and "patient = 'Code'" in printed and 'test: 2 images' in printed
     for column, words in (('who=Code', 'expected ROLE=NAME'), ('patient=Kode', "no column 'Kode'")):
         with pytest.raises(SystemExit) as exit_:
-            prepare_lib.main([*arguments[:8], '--option', 'split=random', '--column', column])
+            command.main([*arguments[:8], '--option', 'split=random', '--column', column])
         assert words in str(exit_.value) and '\n' not in str(exit_.value)
 
 

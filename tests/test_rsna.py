@@ -10,8 +10,8 @@ pytest.importorskip('pydicom', reason="needs pip install 'mlvicx-jax[dicom]'")
 
 from dicoms import write
 
+from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare
 from mlvicx_jax_datasets import radiograph
 
 LABELS, CLASSES = 'stage_2_train_labels.csv', 'stage_2_detailed_class_info.csv'

@@ -23,7 +23,7 @@ NO_TABLE = 'none'
 
 @dataclasses.dataclass(eq=False)
 class Config(release.Config):
-    """See README.md. `title` names the prepared set; `mlvicx_jax.prepare` takes the folder's name for it."""
+    """See README.md. `title` names the prepared set; by default the name of the folder."""
 
     title: str = ''
     table: str = ''
