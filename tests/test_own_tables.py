@@ -261,6 +261,12 @@ def test_names_of_films_in_other_forms(tmp_path):
     assert '4 films were found in another folder' in _notes(builder)
 
 
+def test_a_film_is_not_taken_for_two_rows(tmp_path):
+    names = ['images/000.png', 'p1/000.png', 'p1/001.png', 'other/p1/images/001.png', 'x/y.png', '003']
+    with pytest.raises(UserError, match='4 of 6 images can not be used'):
+        _own(tmp_path, {'image': names})
+
+
 def test_films_without_a_row_and_rows_without_a_film_are_told(tmp_path):
     names = [f'images/{i:03}.png' for i in range(4)] + ['gone.png', 'images/nul\0.png']
     with pytest.raises(UserError, match='2 of 6 images can not be used'):
