@@ -297,6 +297,7 @@ def test_films_without_a_row_and_rows_without_a_film_are_told(tmp_path):
         ('image,label\nimages/000.png\n', ['line 2', '1 fields, the header has 2']),
         ('images/000.png;A\nimages/001.png;B\n', ['no column of images', 'semicolon', 'looks like a row']),
         ('', ['no rows']),
+        ('image,' + 'b' * 600 + '\nimages/000.png,A\n', ['a name of 600 characters', 'is it the header?']),
         ('image,findings\n' + ''.join(f'images/{i:03}.png,text {i}\n' for i in range(60)), ['looks like text']),
         (
             'image,split\nimages/000.png,train\nimages/001.png,later\n',
