@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from mlvicx_jax.errors import UserError
 
 from . import dicom, discovery, words
+from .names import printable
 
 KEY_FILE = 'pseudonyms.key'
 _NUMBER = re.compile(r'0*(\d+)(?:[.,]0+)?')
@@ -65,7 +66,7 @@ def of_header(path: pathlib.Path) -> str:
             header = dicom.require().dcmread(
                 path, stop_before_pixels=True, force=True, specific_tags=['PatientID']
             )
-        found = str(header.get('PatientID') or '').strip()
+        found = printable(str(header.get('PatientID') or '').strip('\0 '))
     except dicom.NotInstalled:
         raise
     except Exception:  # what is wrong with the file is told when it is decoded

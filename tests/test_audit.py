@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import types
 
 import cv2
 import numpy as np
@@ -258,3 +259,14 @@ def test_sets_that_are_not_there_or_not_one(releases, tmp_path, capsys):
     folder = str(releases[0] / 'clean')
     assert command.main([folder, folder, '--out', str(tmp_path)]) == 2
     assert 'given twice' in capsys.readouterr().err
+
+
+def test_ids_that_differ_in_form_are_one_patient():
+    one, other = (
+        types.SimpleNamespace(image_ids=np.array(images), patient_ids=np.array(patients))
+        for images, patients in (
+            (['a', 'b', 'c', '3.0'], ['3', 'Ann', 'c', '3.0']),
+            (['d', 'e', 'C', 'f'], ['003', 'ann ', 'C', 'bob']),
+        )
+    )
+    assert reports._shared_patients(one, other) == ['3', 'Ann']

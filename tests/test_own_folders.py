@@ -106,6 +106,21 @@ def test_a_copy_of_the_set_inside_it_is_named(tmp_path, inner, outer):
     assert _prepare(tmp_path, tmp_path / 'raw').info.metadata['labels'] == ['A', 'B']
 
 
+def test_masks_and_archives_are_no_films(tmp_path):
+    for i in range(4):
+        write_film(tmp_path / f'raw/images/{i}.png', i)
+        write_film(tmp_path / f'raw/masks/{i}.png', 10 + i)
+    builder = _prepare(tmp_path, tmp_path / 'raw')
+    assert _ids(builder).keys() == {f'images/{i}.png' for i in range(4)}
+    assert '4 files in folders of masks' in _notes(builder) and builder.info.metadata['labels'] == []
+    archive = tmp_path / 'zip/films.zip'
+    archive.parent.mkdir()
+    archive.write_bytes(b'PK\3\4' + bytes(100))
+    for folder, words in ((archive.parent, 'films.zip.*unpack what is'), (archive, 'is a file, unpack it')):
+        with pytest.raises(UserError, match=words):
+            _prepare(tmp_path, folder)
+
+
 def test_links_to_folders_are_followed(tmp_path):
     for i in range(6):
         write_film(tmp_path / f'store/{"train" if i < 4 else "test"}/A/{i}.png', i)

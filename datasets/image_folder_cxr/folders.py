@@ -15,6 +15,7 @@ from ..names import printable
 from ..records import Record, some
 
 MANY_CLASSES = 50
+_MASKS = {'mask', 'masks', 'Mask', 'Masks', 'segmentation', 'segmentations'}  # folders
 # Folders that hold films rather than a class: dates, numbers, ids, and what exports are sorted into.
 _CONTAINER = re.compile(
     r'(?:dicom|dcm|study|studies|series|ser|st|se|s|im|img|image|images|png|jpg|jpeg|film|films|xray|xrays|data|'
@@ -30,15 +31,19 @@ def read_folders(root: pathlib.Path, films: discovery.Films, note: Callable) -> 
     Raises:
         UserError: no film is there, or the folders hold a second split, as a copy of the set inside it does.
     """
-    if not films.paths:
+    is_mask = {path: not _MASKS.isdisjoint(path.relative_to(root).parts[:-1]) for path in films.paths}
+    paths, masks = ([path for path in films.paths if is_mask[path] == kind] for kind in (False, True))
+    if not paths:
         raise UserError(
             f'{root}: no image is there (looked for {discovery.FORMATS} in all its folders; '
-            f'{films.describe() or "it is empty"}); give another folder'
+            f'{films.describe() or "it is empty"}); unpack what is an archive, or give another folder'
         )
     note('read from folders')
-    base = _base(root, films.paths)
+    if masks:
+        note(f'{len(masks)} files in folders of masks are not taken for films; a table gives masks to films')
+    base = _base(root, paths)
     entries, containers = [], set()
-    for path in films.paths:
+    for path in paths:
         name = printable(path.relative_to(root).as_posix())
         split, *folders = [*pathlib.PurePosixPath(name).parts[len(base) : -1]] or ['']
         if words.plain(split) not in SPLITS:

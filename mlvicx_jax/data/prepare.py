@@ -232,7 +232,7 @@ def _manual_dir(builder: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike
         )
     path = pathlib.Path(manual_dir).expanduser().absolute()
     if not path.is_dir() or not any(path.iterdir()):
-        state = 'is empty' if path.is_dir() else 'does not exist'
+        state = 'is empty' if path.is_dir() else 'is a file, unpack it' if path.exists() else 'does not exist'
         raise UserError(f'manual_dir {path} {state}. {instructions}')
     return path
 
