@@ -4,8 +4,6 @@ The pixel data are believed more than the header in how they are compressed, how
 and whether it has a sign. Sizes are checked before anything is decoded.
 """
 
-import itertools
-
 import cv2
 import numpy as np
 import pydicom
@@ -15,7 +13,7 @@ from pydicom.uid import UID, RLELossless
 
 from mlvicx_jax.errors import UserError
 
-from . import jpeg
+from . import jpeg, packbits
 
 _ITEM = b'\xfe\xff\x00\xe0'  # what encapsulated, that is compressed, pixel data starts with
 _IMPLICIT, _NATIVE, _BIG = '1.2.840.10008.1.2', '1.2.840.10008.1.2.1', '1.2.840.10008.1.2.2'
@@ -43,7 +41,7 @@ def stored_values(header: pydicom.Dataset) -> np.ndarray:
     else:
         stream, syntax = _code_stream(header)
         if syntax == RLELossless:
-            values = _run_lengths(stream, header)
+            values = packbits.decode(stream, header)
         elif syntax in (_JPEG + '50', _JPEG + '51') and (facts := jpeg.header(stream)).bits == 8:
             header.BitsStored = 8
             return jpeg.decode(stream, facts)
@@ -180,50 +178,6 @@ def _unboxed(stream: bytes) -> bytes:
             break
         at = end
     raise UserError(f'the DICOM is damaged (no code stream in its JP2 boxes); {_FETCH}')
-
-
-def _run_lengths(stream: bytes, header) -> np.ndarray:
-    """RLE of PS3.5 annex G: segments of one byte of one sample each, the more significant ones first.
-
-    Decoded here since a hostile segment makes pydicom's decoder expand it to 64 times its size.
-    """
-    samples, bytes_each = header.SamplesPerPixel, header.BitsAllocated // 8
-    pixels, count = header.Rows * header.Columns, samples * bytes_each
-    offsets = np.frombuffer(stream[:64].ljust(64, b'\0'), '<u4').tolist()
-    if offsets[0] != count:
-        raise UserError(
-            f'the DICOM is damaged (RLE of {offsets[0]} segments, its header promises {count}); {_FETCH}'
-        )
-    offsets = [*offsets[1 : 1 + count], len(stream)]
-    planes = [_segment(stream[start:end], pixels) for start, end in itertools.pairwise(offsets)]
-    values = np.zeros((pixels, samples), np.uint16 if bytes_each == 2 else np.uint8)
-    for number, plane in enumerate(planes):
-        part = values[:, number // bytes_each]
-        part[:] = plane if bytes_each == 1 or number % 2 == 0 else part * 256 + plane
-    shape = (header.Rows, header.Columns)
-    if samples == 1:
-        return values.reshape(shape)
-    if str(header.PhotometricInterpretation).startswith('YBR'):
-        return values[:, 0].reshape(shape)
-    return values.reshape(*shape, samples)
-
-
-def _segment(packed: bytes, size: int) -> np.ndarray:
-    """The first `size` bytes of a PackBits segment."""
-    done, at, end = bytearray(), 0, len(packed)
-    while len(done) < size and at + 1 < end:
-        control = packed[at]
-        if control < 128:
-            done += packed[at + 1 : at + 2 + control]
-            at += 2 + control
-        else:
-            if control > 128:
-                done += packed[at + 1 : at + 2] * (257 - control)
-                at += 1
-            at += 1
-    if len(done) < size:
-        raise UserError(f'the DICOM is truncated or damaged (an RLE segment ends early); {_FETCH}')
-    return np.frombuffer(done, np.uint8, size)
 
 
 def _decoded(header, stream: bytes, syntax: str) -> np.ndarray:

@@ -64,16 +64,20 @@ def film(header, stored: np.ndarray) -> np.ndarray:
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """Integers of 16 bits, or numbers of 32, -> uint8 over the range of the film; NaN becomes black."""
+    """Integers of 16 bits, or numbers of 32, -> uint8 over the range of the film; what is not finite is black."""
     if values.dtype in (np.uint16, np.int16):
         levels, counts = _histogram(values)
         return _look_up(_spread(levels, *film_range(levels, counts)), values, levels[0])
-    values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
-    known = values[~np.isnan(values)]
-    if not known.size:
-        return np.zeros(values.shape, np.uint8)
-    levels, counts = np.unique(known[:: max(1, known.size // 2**17)], return_counts=True)
-    return _spread(np.nan_to_num(values, nan=-np.inf), *film_range(levels, counts))
+    sample = values.ravel()[:: max(1, values.size // 2**17)].astype(np.float64)
+    levels, counts = np.unique(sample[np.isfinite(sample)], return_counts=True)
+    image = np.zeros(values.shape, np.uint8)
+    if not levels.size:
+        return image
+    low, high = film_range(levels, counts)
+    for start in range(0, len(values), 256):  # rows; all at once would need 16 bytes a pixel
+        rows = values[start : start + 256].astype(np.float64)
+        image[start : start + 256] = _spread(np.where(np.isfinite(rows), rows, -np.inf), low, high)
+    return image
 
 
 def film_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
