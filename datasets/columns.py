@@ -125,7 +125,9 @@ def understand(table: Table, asked: Mapping[str, list[str]], needed: Iterable[st
     rest = [
         i for i in range(len(names)) if i not in taken and any(not words.is_blank(cell) for cell in cells[i])
     ]
-    if 'image' not in roles and (paths := [i for i in rest if _share(cells[i], _is_path) > 0.9]):
+    if 'image' not in roles and (
+        paths := [i for i in rest if _share(cells[i], _is_path) > 0.9 and not _is_path(table.header[i])]
+    ):
         roles['image'] = (paths[0],)
         rest.remove(paths[0])
     for role in needed:
@@ -135,7 +137,13 @@ def understand(table: Table, asked: Mapping[str, list[str]], needed: Iterable[st
                 f'--column {role}=NAME, '
                 f'or call it {ROLES[role][0]}{_headerless(table)}'
             )
-    flags = [i for i in rest if names[i] not in _COUNTERS and _is_flags(cells[i])]
+    flags = [
+        i
+        for i in rest
+        if _is_flags(cells[i])
+        and names[i] not in _COUNTERS
+        and not any(_LOOKS[role].search(names[i]) for role in ('patient', 'split'))
+    ]
     findings = {}
     if 'label' not in asked:
         copies = {words.plain(n) for i in roles.get('label', ()) for cell in cells[i] for n in cell.split('|')}

@@ -76,7 +76,7 @@ def decode(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
             radiograph. The message does not name the file, and quotes no text of the header but its
             Modality.
     """
-    header = _header(data)
+    header = read_header(data)
     _check_kind(header)
     from . import dicom_pixels  # needs pydicom
 
@@ -90,7 +90,8 @@ def facts(header) -> dict[str, str]:
     return {name: ' '.join(str(header.get(tag) or '').split())[:64] for name, tag in tags.items()}
 
 
-def _header(data: bytes):
+def read_header(data: bytes):
+    """The whole data set of a DICOM, inflated where it is deflated; raises UserError where it is damaged."""
     pydicom = require()
     data = _inflated(data)
     try:

@@ -51,17 +51,20 @@ def is_missing(text: str) -> bool:
 def of_header(path: pathlib.Path) -> str:
     """PatientID of a DICOM file; empty where there is none, or the file is no DICOM or can not be read.
 
-    A deflated file is not looked into: it would have to be inflated whole.
-
     Raises:
         dicom.NotInstalled: a DICOM, where pydicom is absent.
     """
     try:
         with path.open('rb') as file:
             head = file.read(discovery.HEAD)
-        if not dicom.is_dicom(head) or _DEFLATED in head:
+        if not dicom.is_dicom(head):
             return ''
-        header = dicom.require().dcmread(path, stop_before_pixels=True, force=True, specific_tags=['PatientID'])
+        if _DEFLATED in head:  # its header can not be had alone
+            header = dicom.read_header(path.read_bytes())
+        else:
+            header = dicom.require().dcmread(
+                path, stop_before_pixels=True, force=True, specific_tags=['PatientID']
+            )
         found = str(header.get('PatientID') or '').strip()
     except dicom.NotInstalled:
         raise

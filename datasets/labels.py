@@ -37,7 +37,8 @@ def split_cell(cell: str, sign: str) -> tuple[str, ...]:
         return ()
     if _is_list(cell):
         inside = cell[1:-1]
-        parts = [one or other for one, other in _QUOTED.findall(inside)] or inside.split(',')
+        quoted = [re.sub(r'\\(.)', r'\1', one or other) for one, other in _QUOTED.findall(inside)]
+        parts = quoted or inside.split(',')
     else:
         parts = re.split(rf'[\n{re.escape(sign)}]', cell)
     names = (' '.join(part.split()) for part in parts)

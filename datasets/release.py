@@ -2,7 +2,7 @@
 
 A builder reads the text of its release into `Record`s, a list per split; the rest is here. A
 mistake in the text is raised at once, before any image is read. An image that can not be read is
-noted in `bad` and left out, so that one file does not end hours of work; `mlvicx_jax.prepare`
+noted in `bad` and left out, so that one file does not end hours of work; `mlvicx_jax.data.prepare`
 decides whether so many may be missing.
 """
 
@@ -91,9 +91,22 @@ class ReleaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _read(self, root: pathlib.Path) -> dict[str, list[Record]]:
         """The records of each split; checks all of the release but the pixels."""
 
-    def note(self, text: str) -> None:
-        """Keeps a line in the metadata of the prepared set, for the user to read."""
-        self.info.metadata.setdefault('notes', []).append(text)
+    def note(self, text: str, names: Iterable[str] = ()) -> None:
+        """Keeps a line in the metadata of the prepared set, for the user to read.
+
+        Args:
+            names: of files, folders or patients, of which some follow; under pseudonyms none.
+        """
+        listed = '' if self.builder_config.pseudonymise else records.some(names)
+        self.info.metadata.setdefault('notes', []).append(f'{text}: {listed}' if listed else text)
+
+    def note_passed_over(self, films: discovery.Films) -> None:
+        """Notes what else lies where the films were found."""
+        if films.passed_over and self.builder_config.pseudonymise:
+            counts = (f'{len(names)} {reason}' for reason, names in films.passed_over.items())
+            self.note(f'{len(films.paths)} films found; passed over: {"; ".join(counts)}')
+        elif films.passed_over:
+            self.note(films.describe())
 
     def find_files(self, folder: pathlib.Path) -> dict[str, pathlib.Path]:
         """Films of a folder, or where it does not exist of the one it lies in, by names without suffix.
@@ -116,8 +129,7 @@ class ReleaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
         if any(path.suffix.lower() in ('.dcm', '.dicom') for path in films.paths):
             dicom.require()
-        if films.passed_over:
-            self.note(films.describe())
+        self.note_passed_over(films)
         return files
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:

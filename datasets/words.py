@@ -82,10 +82,11 @@ def view(text: str) -> str | None:
     """PA, AP, lateral, or unknown (also 'frontal', which says less); None where it was not understood."""
     if is_blank(text):
         return 'unknown'
-    parts = re.findall(r'[^\W\d_]+', text[:LONGEST].casefold())
+    text = re.sub(r'\b([ap])[./ ]{1,2}([ap])\b', r'\1\2', text[:LONGEST].casefold())  # p.a., A/P
+    parts = re.findall(r'[^\W\d_]+', text)
     joined = ''.join(parts)
-    pa = 'pa' in parts or joined == 'pa' or joined.startswith(_PA)
-    ap = 'ap' in parts or joined in ('ap', 'apsupine', 'aperect', 'apportable') or joined.startswith(_AP)
+    pa = 'pa' in parts or joined.startswith(_PA)
+    ap = 'ap' in parts or joined in ('apsupine', 'aperect', 'apportable') or joined.startswith(_AP)
     if pa != ap:
         return 'PA' if pa else 'AP'
     if not pa and (_SIDEWAYS.intersection(parts) or 'lateral' in joined):

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import tarfile
 
+import cv2
 import numpy as np
 import pytest
 from nih_release import write_release
 
-from mlvicx_jax import prepare as prepare_lib
+from mlvicx_jax.commands import prepare as prepare_command
+from mlvicx_jax.data import prepare as prepare_lib
+from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare
 from mlvicx_jax_datasets import nih_lists, radiograph
 from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
 
@@ -141,6 +143,63 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
     assert builder.info.splits['train_val'].num_examples == 12
 
 
+def _into_images_images(root):
+    shutil.move(root / 'images', root / 'inner')
+    (root / 'images').mkdir()
+    shutil.move(root / 'inner', root / 'images/images')
+
+
+def _into_archives_of_kaggle(root):
+    shutil.move(root / 'images', root / 'inner')
+    for path in (root / 'inner').iterdir():
+        target = root / f'images_00{1 + int(path.stem[-1])}/deep/images/{path.name}'
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, target)
+
+
+def _as_jpeg(root):
+    for path in (root / 'images').iterdir():
+        cv2.imwrite(str(path.with_suffix('.jpg')), cv2.imread(str(path), 0))
+        path.unlink()
+
+
+def _flags_in_list(root, sign=' '):
+    names = (root / TEST).read_text().split()
+    (root / TEST).write_text('\r\n'.join(sign.join([name, *'01000000000000']) for name in names))
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        _into_images_images,
+        _into_archives_of_kaggle,
+        _as_jpeg,
+        _flags_in_list,
+        lambda root: _flags_in_list(root, ','),
+        lambda root: (root / TRAIN).write_text((root / TRAIN).read_text().replace('0000', 'images/0000', 1)),
+        _edit(TABLE, 'Image Index,Finding Labels', 'image_index,finding_labels'),
+        _edit(TABLE, ',51,', ',>89,'),
+        _edit(TABLE, ',1,51,', ',1.0,51.0,'),
+        lambda root: (root / TABLE).write_text((root / TABLE).read_text(), encoding='utf-16'),
+    ],
+)
+def test_other_forms_of_the_release_are_read(tmp_path, change):
+    lists = write_release(tmp_path / 'raw')
+    change(tmp_path / 'raw')
+    builder = prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
+    for split, names in lists.items():
+        found = _examples(builder, split)
+        assert found.keys() == set(names)
+        assert {name: int(name[:8]) for name in names} == {n: int(e['patient_id']) for n, e in found.items()}
+
+
+def test_list_that_holds_more_than_names(tmp_path):
+    write_release(tmp_path / 'raw')
+    (tmp_path / 'raw' / TEST).write_text('00000007_000.png Mass|Edema\n')
+    with pytest.raises(UserError, match=r'test_list.txt, line 1: .* holds more than a name, expected one'):
+        prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
+
+
 @pytest.mark.parametrize('manual_dir', [None, 'absent', 'empty'])
 def test_missing_release_says_where_to_get_it(tmp_path, manual_dir):
     (tmp_path / 'empty').mkdir()
@@ -190,7 +249,7 @@ def test_a_killed_run_leaves_nothing_that_passes_for_whole(tmp_path):
     program = (
         'import os, signal\n'
         'from mlvicx_jax_datasets import radiograph\n'
-        'from mlvicx_jax.prepare import prepare\n'
+        'from mlvicx_jax.data.prepare import prepare\n'
         'real = radiograph.read_radiograph\n'
         'def read(path):\n'
         '    if path.name == "00000008_000.png": os.kill(os.getpid(), signal.SIGKILL)\n'
@@ -259,7 +318,7 @@ def test_unwritable_and_full_disk(tmp_path, monkeypatch):
     ):
 
         def fail(*args, **kwargs):
-            raise RuntimeError('wrapped') from error  # noqa: B023
+            raise RuntimeError('wrapped') from error
 
         monkeypatch.setattr(nih.Builder, 'download_and_prepare', fail)
         with pytest.raises(UserError, match=words):
@@ -268,7 +327,7 @@ def test_unwritable_and_full_disk(tmp_path, monkeypatch):
 
 def test_command_line_prints_one_line_on_a_mistake(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
-        prepare_lib.main(['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path), '--option', 'size'])
+        prepare_command.main(['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path), '--option', 'size'])
     assert str(exit_.value).startswith("error: --option 'size'")
 
 
@@ -367,7 +426,7 @@ def test_official_lists_are_known_by_their_hash(tmp_path):
 
 def test_unofficial_lists_are_recorded_and_printed(tmp_path, capsys):
     lists = write_release(tmp_path / 'raw')
-    prepare_lib.main(
+    prepare_command.main(
         [
             '--dataset',
             'nih_chestxray14',

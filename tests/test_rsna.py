@@ -1,6 +1,7 @@
 """RSNA: several rows per image, three classes, and NIH's split through the id mapping."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ pytest.importorskip('pydicom', reason="needs pip install 'mlvicx-jax[dicom]'")
 
 from dicoms import write
 
+from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare
+from mlvicx_jax_datasets import radiograph
 
 LABELS, CLASSES = 'stage_2_train_labels.csv', 'stage_2_detailed_class_info.csv'
 OTHER = 'No Lung Opacity / Not Normal'
@@ -130,3 +132,42 @@ def test_bad_tables(tmp_path, name, old, new, words):
     with pytest.raises(UserError, match=words) as error:
         prepare('rsna_pneumonia', tmp_path / 'data', tmp_path / 'raw', {'size': 32})
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('folder', ['stage_2_train_images', 'png'])
+def test_copies_as_pictures_with_the_table_that_pandas_wrote(tmp_path, folder):
+    write_release(tmp_path / 'raw')
+    expected = prepare('rsna_pneumonia', tmp_path / 'dicom', tmp_path / 'raw', {'size': 32})
+    for path in sorted((tmp_path / 'raw/stage_2_train_images').iterdir()):
+        target = tmp_path / 'raw' / folder / f'{path.stem}.png'
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(radiograph.encode_png(radiograph.read_image(path)))
+        path.unlink()
+    if folder == 'png':
+        (tmp_path / 'raw/stage_2_train_images').rmdir()
+    table = tmp_path / 'raw' / LABELS
+    table.write_text(
+        re.sub(r',([01])$', r',\1.0', table.read_text().replace('patientId', 'patient_id'), flags=re.M)
+    )
+    found = prepare('rsna_pneumonia', tmp_path / 'png', tmp_path / 'raw', {'size': 32})
+    for split in ('train_val', 'test'):
+        one, other = _examples(expected, split), _examples(found, split)
+        assert one.keys() == other.keys()
+        for image in one:
+            np.testing.assert_array_equal(one[image]['image'], other[image]['image'])
+            np.testing.assert_array_equal(one[image]['bboxes']['bbox'], other[image]['bboxes']['bbox'])
+            assert other[image]['labels'].tolist() == one[image]['labels'].tolist()
+
+
+def test_equal_films_of_a_drawn_split_are_refused(tmp_path):
+    write_release(tmp_path / 'raw')
+    folder = tmp_path / 'raw/stage_2_train_images'
+    for path in folder.iterdir():
+        path.write_bytes((folder / 'id00.dcm').read_bytes())
+    with pytest.raises(UserError, match='no image of test can be used; .* shows the same pixels as'):
+        prepare('rsna_pneumonia', tmp_path / 'data', tmp_path / 'raw', {'size': 32})
+    write_release(tmp_path / 'raw', mapping=True)
+    for path in folder.iterdir():
+        path.write_bytes((folder / 'id00.dcm').read_bytes())
+    builder = prepare('rsna_pneumonia', tmp_path / 'nih', tmp_path / 'raw', {'size': 32})  # NIH's own lists
+    assert any('4 films of test are also in train_val' in note for note in builder.info.metadata['notes'])

@@ -7,9 +7,9 @@ pytest.importorskip('pydicom', reason="needs pip install 'mlvicx-jax[dicom]'")
 
 from dicoms import write
 
+from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare
-from mlvicx_jax_datasets import pictures
+from mlvicx_jax_datasets import pictures, radiograph
 from mlvicx_jax_datasets.siim_pneumothorax import siim_pneumothorax_dataset_builder as siim
 
 SIDE = 1024
@@ -104,6 +104,19 @@ def test_both_forms(tmp_path, masks, stage2):
         np.testing.assert_array_equal(example['mask'][..., 0], expected)
         assert example['labels'].tolist() == [int(image in masks)] == [int(expected.any())]
         assert (example['age'], example['view'], example['sex']) == (62, 0, 1)
+
+
+def test_copies_as_smaller_pictures_keep_their_masks(tmp_path, masks):
+    write_release(tmp_path / 'raw', masks)
+    expected = _examples(prepare('siim_pneumothorax', tmp_path / 'dicom', tmp_path / 'raw', {'size': 64}))
+    for path in sorted((tmp_path / 'raw').rglob('*.dcm')):
+        small = radiograph.resize(radiograph.read_image(path), 256)
+        path.with_suffix('.png').write_bytes(radiograph.encode_png(small))
+        path.unlink()
+    found = _examples(prepare('siim_pneumothorax', tmp_path / 'png', tmp_path / 'raw', {'size': 64}))
+    assert found.keys() == expected.keys()
+    for image in expected:
+        np.testing.assert_array_equal(found[image]['mask'], expected[image]['mask'])
 
 
 def test_mask_at_full_size_is_exact(tmp_path, masks):

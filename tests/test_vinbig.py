@@ -7,8 +7,9 @@ pytest.importorskip('pydicom', reason="needs pip install 'mlvicx-jax[dicom]'")
 
 from dicoms import write
 
+from mlvicx_jax.data.prepare import prepare, read_report
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare, read_report
+from mlvicx_jax_datasets import radiograph
 from mlvicx_jax_datasets.vinbig_cxr import vinbig_cxr_dataset_builder as vinbig
 
 KAGGLE_HEADER = 'image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max'
@@ -119,6 +120,27 @@ def test_kaggle_and_the_rule_of_readers(tmp_path, rule, first, second):
     assert found['img2'][3]['age'] == 61 and found['img2'][3]['patient_id'] == b'img2'
     assert sum(split == 'test' for split, *_ in found.values()) == 2
     assert any(rule in note for note in builder.info.metadata['notes'])
+
+
+@pytest.mark.parametrize('sides', [False, True])
+def test_copies_as_smaller_pictures_have_boxes_where_the_scale_is_known(tmp_path, sides):
+    write_kaggle(tmp_path / 'raw')
+    expected = _examples(prepare('vinbig_cxr', tmp_path / 'dicom', tmp_path / 'raw', {'size': 32}))
+    for path in sorted((tmp_path / 'raw/train').iterdir()):
+        small = radiograph.resize(radiograph.read_image(path), 50)
+        path.with_suffix('.png').write_bytes(radiograph.encode_png(small))
+        path.unlink()
+    if sides:  # as the known copies on Kaggle have them
+        header, *rows = (tmp_path / 'raw/train.csv').read_text().splitlines()
+        lines = [f'{header},width,height', *(f'{row},80,100' for row in rows)]
+        (tmp_path / 'raw/train.csv').write_text('\n'.join(lines))
+    builder = prepare('vinbig_cxr', tmp_path / 'png', tmp_path / 'raw', {'size': 32})
+    found = _examples(builder)
+    assert {i: f[1] for i, f in found.items()} == {i: f[1] for i, f in expected.items()}
+    assert found['img0'][2] == (expected['img0'][2] if sides else [])
+    assert any('1 films are copies of unknown scale' in n for n in builder.info.metadata['notes']) == (
+        not sides
+    )
 
 
 def test_physionet(tmp_path):

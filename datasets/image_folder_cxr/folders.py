@@ -11,6 +11,7 @@ from mlvicx_jax.errors import UserError
 from .. import discovery, identity, words
 from ..columns import SPLITS
 from ..copies import equal_files
+from ..names import printable
 from ..records import Record, some
 
 MANY_CLASSES = 50
@@ -23,9 +24,7 @@ _CONTAINER = re.compile(
 )
 
 
-def read_folders(
-    root: pathlib.Path, films: discovery.Films, note: Callable[[str], None]
-) -> list[tuple[Record, str]]:
+def read_folders(root: pathlib.Path, films: discovery.Films, note: Callable) -> list[tuple[Record, str]]:
     """The records of <split>/<class>/film, <class>/film, <split>/film or films alone, with their splits.
 
     Raises:
@@ -40,7 +39,7 @@ def read_folders(
     base = _base(root, films.paths)
     entries, containers = [], set()
     for path in films.paths:
-        name = discovery.printable(path.relative_to(root).as_posix())
+        name = printable(path.relative_to(root).as_posix())
         split, *folders = [*pathlib.PurePosixPath(name).parts[len(base) : -1]] or ['']
         if words.plain(split) not in SPLITS:
             split, folders = '', [split, *folders]
@@ -49,7 +48,7 @@ def read_folders(
         patient = identity.of_header(path) or identity.of_folders(name)
         entries.append((Record(name, patient or name, path, (label,) if label else ()), split))
     if containers:
-        note(f'{len(containers)} folders are not taken for classes: {some(containers)}')
+        note(f'{len(containers)} folders are not taken for classes', containers)
     if unknown := sum(record.patient_id == record.image_id for record, _ in entries):
         note(f'of {unknown} films no patient is given: each of them counts as a patient')
     if unknown < len(entries):
@@ -75,13 +74,13 @@ def _base(root: pathlib.Path, paths: list[pathlib.Path]) -> tuple[str, ...]:
     above = {*trees[first].values()}
     groups = equal_files([*above, *trees[second].values()])
     equal = [
-        discovery.printable(path.relative_to(root))
+        printable(path.relative_to(root))
         for group in groups
         if above.intersection(group)
         for path in group
         if path not in above
     ]
-    where = [discovery.printable(root.joinpath(*parts)) for parts in (first, second)]
+    where = [printable(root.joinpath(*parts)) for parts in (first, second)]
     raise UserError(
         f'{where[0]} and {where[1]} both hold a split (train, test), and {len(equal)} of the '
         f'{len(trees[second])} films of the second are equal files to films of the first'
@@ -99,6 +98,8 @@ def _no_classes(records: list[Record]) -> str:
             patients[label].add(record.patient if record.patient_id != record.image_id else None)
     if len(films) > max(MANY_CLASSES, len(records) / 2):
         return f'there are {len(films)} of them for {len(records)} films'
+    if 0 < sum(films.values()) < len(records) / 2:
+        return f'only {sum(films.values())} of {len(records)} films lie in one ({some(films)})'
     if len(films) > 1 and all(len(ids) == 1 and None not in ids for ids in patients.values()):
         return 'each holds the films of one patient'
     return ''

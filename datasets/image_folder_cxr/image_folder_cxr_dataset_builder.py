@@ -23,7 +23,7 @@ NO_TABLE = 'none'
 
 @dataclasses.dataclass(eq=False)
 class Config(release.Config):
-    """See README.md. `title` names the prepared set; `mlvicx_jax.prepare` takes the folder's name for it."""
+    """See README.md. `title` names the prepared set; by default the name of the folder."""
 
     title: str = ''
     table: str = ''
@@ -70,15 +70,14 @@ class Builder(release.ReleaseBuilder):
 
     def _read(self, root: pathlib.Path) -> dict[str, list[Record]]:
         config, table, films = self.builder_config, self._find_table(root), discovery.find_films(root)
-        if films.passed_over:
-            self.note(films.describe())
+        self.note_passed_over(films)
         if table is not None:
-            entries = read_table(root, table, config, films, self.note)
+            entries, findings = read_table(root, table, config, films, self.note)
         elif config.masks or config.columns:
             raise UserError(f'{root}: options masks and columns need a CSV table with a column of images')
         else:
-            entries = read_folders(root, films, self.note)
-        entries = self._name_labels(self._name_patients(entries))
+            entries, findings = read_folders(root, films, self.note), []
+        entries = self._name_labels(self._name_patients(entries), findings)
         return self._split(root, entries)
 
     def _find_table(self, root: pathlib.Path) -> pathlib.Path | None:
@@ -99,11 +98,10 @@ class Builder(release.ReleaseBuilder):
             )
         return tables[0] if tables else None
 
-    def _name_labels(self, entries: list[tuple[Record, str]]) -> list[tuple[Record, str]]:
-        """Joins the spellings of each label, and names the labels of the set."""
-        stored, notes = labels.join_spellings(
-            collections.Counter(name for record, _ in entries for name in record.labels)
-        )
+    def _name_labels(self, entries: list[tuple[Record, str]], findings: list[str]) -> list[tuple[Record, str]]:
+        """Joins the spellings of each label, and names the labels of the set, also `findings` no film has."""
+        counts = collections.Counter(name for record, _ in entries for name in record.labels)
+        stored, notes = labels.join_spellings(dict.fromkeys(findings, 0) | counts)
         for line in notes:
             self.note(line)
         names = tuple(sorted({*stored.values()}))
@@ -122,13 +120,12 @@ class Builder(release.ReleaseBuilder):
         chosen = identity.join((record.patient, record.patient_id) for record in known)
         several = {record.patient_id for record in known} - {*chosen.values()}
         if several:
-            self.note(
-                f'{len(several)} patient ids are spelled in several ways, which are joined: {some(several)}'
-            )
+            self.note(f'{len(several)} patient ids are spelled in several ways, which are joined', several)
         if len(known) == len(entries) > 1 and len(chosen) == 1 and self._from_headers(known):
             self.note(
-                f'all films have the PatientID {some(chosen.values())} in their headers, so each of '
-                'them counts as a patient; if it is one patient, nothing can be learnt from the test split'
+                'all films have one PatientID in their headers, so each of them counts as a patient; if it is '
+                'one, nothing can be learnt from the test split',
+                chosen.values(),
             )
             return [
                 (dataclasses.replace(record, patient_id=record.image_id), split) for record, split in entries

@@ -11,6 +11,7 @@ import numpy as np
 from mlvicx_jax.errors import UserError
 
 from .. import columns, discovery, identity, labels, radiograph, words
+from ..names import printable
 from ..records import Record, some
 from ..tables import Table, open_table
 
@@ -21,9 +22,11 @@ UNCERTAIN = ('negative', 'positive', 'ignore')
 
 
 def read_table(
-    root: pathlib.Path, path: pathlib.Path, config, films: discovery.Films, note: Callable[[str], None]
-) -> list[tuple[Record, str]]:
-    """The records of a table, each with its split as written; what was not understood is noted by count.
+    root: pathlib.Path, path: pathlib.Path, config, films: discovery.Films, note: Callable
+) -> tuple[list[tuple[Record, str]], list[str]]:
+    """The records of a table, each with its split as written, and the findings that have a column each.
+
+    What was not understood is noted by count.
 
     Args:
         config: the options `columns`, `uncertain`, `masks` and `split` of the builder.
@@ -45,6 +48,8 @@ def read_table(
     entries = [entry for where, row in table.rows() if (entry := reader.read(where, row))]
     for line in reader.report():
         note(line)
+    if idle := reader.idle():
+        note(f'{len(idle)} films have no row in {path.name} and are not used', idle)
     _refuse_sentences(table, found, entries)
     if not entries:
         raise UserError(f'{path}: no row is left with uncertain=ignore; give uncertain=negative or positive')
@@ -54,7 +59,7 @@ def read_table(
             f'{path}: no image of column {name!r} exists below {root}, such as {entries[0][0].image_id}; give '
             'paths relative to manual_dir'
         )
-    return entries
+    return entries, list(reader.findings.values())
 
 
 def _refuse_sentences(table: Table, found: columns.Columns, entries: list[tuple[Record, str]]) -> None:
@@ -91,13 +96,13 @@ class _Reader:
                 findings[i] = table.header[i]
             else:
                 self._lists[i] = labels.separator(found.cells[i])
-        self._findings = findings
+        self.findings = findings
 
     def read(self, where: str, row: list[str]) -> tuple[Record, str] | None:
         """The record of a row, and its split; None where option uncertain=ignore leaves it out."""
         row = row + [''] * (len(self._table.header) - len(row))
         cell = {role: row[positions[0]] for role, positions in self._columns.roles.items() if role != 'ignore'}
-        name = discovery.printable(cell['image'])
+        name = printable(cell['image'])
         if not 0 < len(name) < LONGEST_NAME:
             raise UserError(
                 f'{where}: the name of the image has {len(name)} characters, expected 1 to {LONGEST_NAME}'
@@ -133,7 +138,7 @@ class _Reader:
             inside = labels.split_cell(row[i], sign)
             self._counts[f'list {i}'] += len(inside) > 1
             names += inside
-        for i, name in self._findings.items():
+        for i, name in self.findings.items():
             said = words.flag(row[i])
             if said == 'uncertain':
                 self._counts[f'uncertain {name}'] += 1
@@ -199,18 +204,14 @@ class _Reader:
     def report(self) -> list[str]:
         """A line for each rule that was applied and each thing that was not understood."""
         counts, lines = self._counts, []
-        for name in self._findings.values():
-            if counts[f'uncertain {name}']:
-                rule = self._config.uncertain
-                how = 'left out, with their films' if rule == 'ignore' else f'stored as {rule}'
-                lines.append(
-                    f'{name}: {counts[f"uncertain {name}"]} cells are uncertain (-1), {how} (option uncertain)'
-                )
+        unsure = [f'{name} {n}' for name in self.findings.values() if (n := counts[f'uncertain {name}'])]
+        if unsure:
+            rule = self._config.uncertain
+            how = 'left out, with their films' if rule == 'ignore' else f'stored as {rule}'
+            lines.append(f'cells that are uncertain (-1) are {how} (option uncertain): {", ".join(unsure)}')
         if counts['left out']:
-            lines.append(
-                f'{counts["left out"]} films are left out, a finding being uncertain (option uncertain=ignore)'
-            )
-        if self._findings:
+            lines.append(f'{counts["left out"]} films are left out, a finding being uncertain')
+        if self.findings:
             lines.append('blank cells of findings are stored as negative')
         for i, sign in self._lists.items():
             if counts[f'list {i}']:
@@ -231,10 +232,11 @@ class _Reader:
         ):
             if counts[key]:
                 lines.append(text.format(counts[key]))
-        if idle := [path for path in self._films.paths if path not in self._used]:
-            names = some(discovery.printable(path.relative_to(self._root)) for path in idle)
-            lines.append(f'{len(idle)} films have no row in {self._table.path.name} and are not used: {names}')
         return lines
+
+    def idle(self) -> list[str]:
+        """Names of the films that no row names."""
+        return [printable(path.relative_to(self._root)) for path in self._films.paths if path not in self._used]
 
 
 def read_mask(paths: tuple[pathlib.Path, ...]) -> np.ndarray:

@@ -1,8 +1,9 @@
 """What a pretraining run is told on its way: probes of its frozen encoder against the initial one."""
 
-from mlvicx_jax import progress
 from mlvicx_jax.evaluation import frozen
-from mlvicx_jax.log import read_metrics, say
+from mlvicx_jax.run import progress
+from mlvicx_jax.run.metrics import read_metrics
+from mlvicx_jax.terminal import say
 
 PROBES = 'probe/auroc', 'knn/auroc'
 
