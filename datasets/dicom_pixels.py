@@ -32,7 +32,7 @@ def stored_values(header: pydicom.Dataset) -> np.ndarray:
 
     Raises:
         UserError: damaged, truncated, several pictures, a form that is not read, or decoders that are
-            not installed. Other errors of the decoders are left as they are.
+            not installed.
     """
     _mend(header)
     grey = header.SamplesPerPixel == 1
@@ -219,8 +219,9 @@ def _as_numbers(raw: np.ndarray, header) -> np.ndarray:
     the unused bits, unless its reading tears the picture: neighbours that are almost the same value in
     another reading are half of all values apart.
     """
-    bits, high, signed = header.BitsStored, header.HighBit, header.PixelRepresentation == 1
-    allocated = 8 * raw.itemsize
+    allocated = 8 * raw.itemsize  # of a compressed picture it may be less than the header says
+    bits, high = min(header.BitsStored, allocated), min(header.HighBit, allocated - 1)
+    signed = header.PixelRepresentation == 1
     believed = _field(raw, high, bits, signed)
     if int(raw.max()) < 2 ** (bits - 1) and high == bits - 1:
         return believed  # all readings agree
@@ -245,9 +246,9 @@ def _field(raw: np.ndarray, high: int, bits: int, signed: bool) -> np.ndarray:
     return values.astype(np.int16) if values.dtype == np.int8 else values
 
 
-def _is_torn(believed: np.ndarray, other: np.ndarray, modulus: int, lines: int = 256) -> bool:
+def _is_torn(believed: np.ndarray, other: np.ndarray, modulus: int) -> bool:
     """Whether `believed` wraps around, by `modulus`, where `other` is smooth, and not the other way round."""
-    step = max(1, len(believed) // lines)
+    step = max(1, len(believed) // 256)  # so many rows tell
     one, two = (array[::step].astype(np.int32) for array in (believed, other))
     if len(np.unique(two[one != two])) < 16:  # a marker or hot pixels
         return False

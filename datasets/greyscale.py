@@ -52,7 +52,7 @@ def film(header, stored: np.ndarray) -> np.ndarray:
             curve = levels.astype(np.uint8)
         if curve is None:
             curve = spread(values, *film_range(values, counts))
-        if str(header.PhotometricInterpretation) == 'MONOCHROME1':
+        if str(header.PhotometricInterpretation).strip().upper() == 'MONOCHROME1':
             curve = 255 - curve
     if padding is None:
         return look_up(curve, stored, levels[0])
@@ -223,8 +223,6 @@ def _entries(data, count: int, bits: int, order: str) -> np.ndarray:
     if not isinstance(data, bytes):
         data = (np.atleast_1d(np.asarray(data, np.int64)) & 0xFFFF).astype(order + 'u2').tobytes()
     packed = len(data) <= count + 1 and (bits <= 8 or len(data) >= count)
-    dtype = np.uint8 if packed else order + 'u2'
-    entries = np.frombuffer(data[: len(data) // 2 * 2], dtype)[:count]
-    if packed and order == '>':  # the first of a word is its less significant byte
-        entries = np.frombuffer(data, '>u2').astype('<u2').view(np.uint8)[:count]
-    return entries.astype(np.int64)
+    words = np.frombuffer(data[: len(data) // 2 * 2], order + 'u2')
+    # The first of two packed entries is the less significant byte of its word.
+    return (words.astype('<u2').view(np.uint8) if packed else words)[:count].astype(np.int64)

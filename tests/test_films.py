@@ -21,6 +21,7 @@ from pydicom.sequence import Sequence  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForProcessing,
+    ExplicitVRBigEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     RLELossless,
@@ -164,6 +165,19 @@ def test_film_comes_out_as_a_film(case):
         assert image.mean() > 60 and image.max() > 200
     else:
         assert is_like(np.where(spots, image, 0), np.where(spots, FILM, 0))
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+def test_big_endian(bits):
+    header = dataset(FILM, bits=12)
+    header.PixelData = FILM.astype('>u2').tobytes()
+    entries = UP if bits == 16 else (UP // 16).astype(np.uint8).view('<u2')  # 8 bits: packed
+    header.VOILUTSequence = lut(entries, bits, count=4096)
+    header.VOILUTSequence[0].LUTData = entries.astype('>u2').tobytes()
+    header.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, header, implicit_vr=False, little_endian=False)
+    assert is_like(decode(file.getvalue()), FILM)
 
 
 def test_raw_data_of_unknown_sign_are_refused_by_name():
