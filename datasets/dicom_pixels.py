@@ -174,8 +174,6 @@ def _unboxed(stream: bytes) -> bytes:
         end = len(stream) if length == 0 else at + length
         if stream[at + 4 : at + 8] == b'jp2c':
             return stream[start:end]
-        if end < start:
-            break
         at = end
     raise UserError(f'the DICOM is damaged (no code stream in its JP2 boxes); {_FETCH}')
 

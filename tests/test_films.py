@@ -132,6 +132,18 @@ CASES = {
 }  # fmt: skip
 
 
+def with_texts(header, **texts: str) -> bytes:
+    """The file with texts as numbers that pydicom would not write."""
+    for name, text in texts.items():
+        header.add(pydicom.DataElement(pydicom.tag.Tag(name), 'LO', text))
+    data = to_bytes(header)
+    for name in texts:
+        tag = pydicom.tag.Tag(name)
+        number = tag.group.to_bytes(2, 'little') + tag.element.to_bytes(2, 'little')
+        data = data.replace(number + b'LO', number + b'DS')
+    return data
+
+
 @pytest.mark.parametrize('case', CASES)
 def test_film_comes_out_as_a_film(case):
     values, tags = CASES[case]
@@ -140,15 +152,7 @@ def test_film_comes_out_as_a_film(case):
     for name in ('RescaleSlope', 'RescaleIntercept', 'WindowCenter', 'WindowWidth'):
         if isinstance(tags.get(name), str):  # pydicom writes no such number
             raw[name] = tags.pop(name)
-    header = dataset(values, **tags)
-    for name, text in raw.items():
-        header.add(pydicom.DataElement(pydicom.tag.Tag(name), 'LO', text))
-    data = to_bytes(header)
-    for name in raw:
-        tag = pydicom.tag.Tag(name)
-        number = tag.group.to_bytes(2, 'little') + tag.element.to_bytes(2, 'little')
-        data = data.replace(number + b'LO', number + b'DS')
-    image = decode(data)
+    image = decode(with_texts(dataset(values, **tags), **raw))
     spots = np.ones(FILM.shape, bool)
     spots[3:17, 12:26] = 'marker' not in case and 'hot' not in case  # they may look as they like
     if case.endswith('of 8'):
@@ -173,6 +177,20 @@ def test_big_endian(bits):
 def test_raw_data_of_unknown_sign_are_refused_by_name():
     with pytest.raises(UserError, match='film: raw detector data .FOR PROCESSING.'):
         decode(dataset(FILM, **RAW))
+
+
+def test_decimal_commas_are_decimal_points():
+    comma, point = (
+        decode(with_texts(dataset(FILM, bits=12), WindowCenter=centre, WindowWidth='2500'))
+        for centre in ('1500,75', '1500.75')
+    )
+    np.testing.assert_array_equal(comma, point)
+    assert not np.array_equal(comma, decode(dataset(FILM, bits=12)))
+
+
+@pytest.mark.parametrize('value', [65535, np.arange(60000, 60064).reshape(8, 8)])
+def test_what_is_left_out_is_white(value):
+    assert (decode(dataset(spot(FILM, value, 8, 8)))[3:11, 12:20] == 255).all()
 
 
 def test_first_window_that_shows_the_film_is_used():
