@@ -15,6 +15,7 @@ SEPARATORS = (',', ';', '\t', '|')
 _NAMES = {',': 'comma', ';': 'semicolon', '\t': 'tab', '|': '|'}
 ROW = 1 << 20  # characters; a row is refused before more of it are in memory
 COLUMNS = 2000
+NAME = 500  # characters of a column's name
 TEXT = 256 << 20  # bytes of a file that is read whole
 _SAMPLE = 1 << 16  # characters that the separator is told from
 _MARKS = (
@@ -84,6 +85,11 @@ def open_table(path: pathlib.Path) -> Table:
     header = next(rows, (0, []))[1]
     if next(rows, None) is None:
         raise UserError(f'{path}: the file has no rows')
+    if (longest := max(map(len, header))) > NAME:
+        raise UserError(
+            f'{path}: the first line has a name of {longest} characters, expected {NAME} at most; '
+            'is it the header?'
+        )
     if len(header) > COLUMNS:
         raise UserError(f'{path}: has {len(header)} columns, expected {COLUMNS} at most; take some out')
     return Table(path, tuple(header), separator, encoding)

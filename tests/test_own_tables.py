@@ -261,6 +261,19 @@ def test_names_of_films_in_other_forms(tmp_path):
     assert '4 films were found in another folder' in _notes(builder)
 
 
+def test_a_film_is_not_taken_for_two_rows(tmp_path):
+    names = [
+        'images/000.png',
+        'p1/000.png',
+        'p1/001.png',
+        'other/p1/images/001.png',
+        'more/images/001.png',
+        '003',
+    ]
+    with pytest.raises(UserError, match='3 of 6 images can not be used'):
+        _own(tmp_path, {'image': names})
+
+
 def test_films_without_a_row_and_rows_without_a_film_are_told(tmp_path):
     names = [f'images/{i:03}.png' for i in range(4)] + ['gone.png', 'images/nul\0.png']
     with pytest.raises(UserError, match='2 of 6 images can not be used'):
@@ -284,6 +297,7 @@ def test_films_without_a_row_and_rows_without_a_film_are_told(tmp_path):
         ('image,label\nimages/000.png\n', ['line 2', '1 fields, the header has 2']),
         ('images/000.png;A\nimages/001.png;B\n', ['no column of images', 'semicolon', 'looks like a row']),
         ('', ['no rows']),
+        ('image,' + 'b' * 600 + '\nimages/000.png,A\n', ['a name of 600 characters', 'is it the header?']),
         ('image,findings\n' + ''.join(f'images/{i:03}.png,text {i}\n' for i in range(60)), ['looks like text']),
         (
             'image,split\nimages/000.png,train\nimages/001.png,later\n',

@@ -23,7 +23,7 @@ NO_TABLE = 'none'
 
 @dataclasses.dataclass(eq=False)
 class Config(release.Config):
-    """See README.md. `title` names the prepared set; by default the name of the folder."""
+    """See README.md. `title` names the prepared set; where it is empty, `prepare` gives the folder's name."""
 
     title: str = ''
     table: str = ''
@@ -35,7 +35,7 @@ class Config(release.Config):
     split_seed: int = 0
 
     def __post_init__(self):
-        if not re.fullmatch(r'[A-Za-z0-9_]+', self.title):
+        if not re.fullmatch(r'[A-Za-z0-9_]*', self.title):
             raise UserError(
                 f'image_folder_cxr: option title is {self.title!r}; name the set that '
                 'your folder becomes, in letters, digits and _, such as title=mine'

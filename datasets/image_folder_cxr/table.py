@@ -14,6 +14,7 @@ from .. import columns, discovery, identity, labels, radiograph, words
 from ..names import printable
 from ..records import Record, some
 from ..tables import Table, open_table
+from .finder import Finder
 
 # Names of labels beyond which a column of them holds sentences.
 MANY_LABELS, SENTENCES = 1000, 50
@@ -44,12 +45,15 @@ def read_table(
         note(line)
     if 'mask' in found.roles and not config.masks:
         note(f'{path.name} has masks, which are not used; give option masks=True for them')
-    reader = _Reader(root, table, found, config, films)
+    finder = Finder(root, films)
+    reader = _Reader(table, found, config, finder)
     entries = [entry for where, row in table.rows() if (entry := reader.read(where, row))]
     for line in reader.report():
         note(line)
-    if idle := reader.idle():
-        note(f'{len(idle)} films have no row in {path.name} and are not used', idle)
+    if finder.elsewhere:
+        note(f'{finder.elsewhere} films were found in another folder than the table names')
+    if idle := finder.idle():
+        note(f'{len(idle)} films have no row in {path.name} and are not used', map(printable, idle))
     _refuse_sentences(table, found, entries)
     if not entries:
         raise UserError(f'{path}: no row is left with uncertain=ignore; give uncertain=negative or positive')
@@ -76,19 +80,11 @@ def _refuse_sentences(table: Table, found: columns.Columns, entries: list[tuple[
 class _Reader:
     """Rows to records, and a count of all that was not understood."""
 
-    def __init__(
-        self, root: pathlib.Path, table: Table, found: columns.Columns, config, films: discovery.Films
-    ):
-        self._root, self._table, self._columns, self._config = root, table, found, config
-        self._films = films
-        self._by_name: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
-        for film in films.paths:
-            for name in {film.name, film.stem}:
-                self._by_name[name].append(film)
+    def __init__(self, table: Table, found: columns.Columns, config, finder: Finder):
+        self._table, self._columns, self._config, self._finder = table, found, config, finder
         self._lines: dict[str, str] = {}  # image -> where it is
         self._odd: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
         self._counts: collections.Counter = collections.Counter()
-        self._used: set[pathlib.Path] = set()
         roles, findings = found.roles, dict(found.findings)
         self._lists = {}
         for i in roles.get('label', ()):
@@ -97,24 +93,23 @@ class _Reader:
             else:
                 self._lists[i] = labels.separator(found.cells[i])
         self.findings = findings
+        self._flag = functools.lru_cache(1024)(words.flag)  # few different cells, as `columns` has seen
 
     def read(self, where: str, row: list[str]) -> tuple[Record, str] | None:
         """The record of a row, and its split; None where option uncertain=ignore leaves it out."""
         row = row + [''] * (len(self._table.header) - len(row))
         cell = {role: row[positions[0]] for role, positions in self._columns.roles.items() if role != 'ignore'}
-        name = printable(cell['image'])
+        name = cell['image'] if cell['image'].isprintable() else printable(cell['image'])
         if not 0 < len(name) < LONGEST_NAME:
             raise UserError(
                 f'{where}: the name of the image has {len(name)} characters, expected 1 to {LONGEST_NAME}'
             )
         if name in self._lines:
             raise UserError(
-                f'{where}: {name[:120]} is there twice ({self._lines[name].rpartition(", ")[2]}); '
-                'join its labels with | in one row'
+                f'{where}: {name[:120]} is there twice ({self._lines[name]}); join its labels with | in one row'
             )
-        self._lines[name] = where
-        path = self._locate(cell['image'], where)
-        self._used.add(path)
+        self._lines[name] = where.rpartition(', ')[2]
+        path = self._finder.find(cell['image'], where)
         names = self._labels(row)
         mask = self._mask(cell['mask'], where) if self._config.masks else None
         if names is None:
@@ -139,7 +134,7 @@ class _Reader:
             self._counts[f'list {i}'] += len(inside) > 1
             names += inside
         for i, name in self.findings.items():
-            said = words.flag(row[i])
+            said = self._flag(row[i])
             if said == 'uncertain':
                 self._counts[f'uncertain {name}'] += 1
                 said = self._config.uncertain
@@ -163,7 +158,7 @@ class _Reader:
         said = [(row[i], words.view(row[i])) for i in self._columns.roles.get('view', ())]
         for text, view in said:
             if view is None:
-                self._odd['view'][text] += 1
+                self._odd['view'][text[:40]] += 1
         known = [view for _, view in said if view in ('PA', 'AP', 'lateral')]
         if known and 'lateral' in known:
             self._counts['lateral'] += 1
@@ -173,32 +168,15 @@ class _Reader:
     def _word(self, role: str, cell: dict[str, str], understand: Callable, unknown):
         value = understand(cell.get(role, ''))
         if value is None:
-            self._odd[role][cell[role]] += 1
+            self._odd[role][cell[role][:40]] += 1
         return unknown if value is None else value
-
-    def _locate(self, name: str, where: str) -> pathlib.Path:
-        """The file of a cell: below the folder, or without the cell's first folders, or by its name alone."""
-        path = _inside(self._root, name, where)
-        if os.path.exists(path):
-            return path
-        parts = path.relative_to(self._root).parts
-        for start in range(1, len(parts)):
-            if os.path.exists(other := self._root.joinpath(*parts[start:])):
-                self._counts['elsewhere'] += 1
-                return other
-        same = self._by_name.get(parts[-1], ()) if parts else ()
-        if len(same) == 1:
-            self._counts['elsewhere'] += 1
-            return same[0]
-        return path
 
     def _mask(self, cell: str, where: str):
         if not cell:
             raise UserError(
                 f'{where}: no mask is named; give an all-black one where nothing is marked, or take the row out'
             )
-        paths = tuple(_inside(self._root, name.strip(), where) for name in cell.split('|'))
-        self._used.update(paths)
+        paths = tuple(self._finder.find(name.strip(), where) for name in cell.split('|'))
         return functools.partial(read_mask, paths)
 
     def report(self) -> list[str]:
@@ -219,7 +197,7 @@ class _Reader:
                     f'{counts[f"list {i}"]} cells of {self._table.header[i]!r} are lists, cut at {sign!r}'
                 )
         for role, cells in self._odd.items():
-            examples = ', '.join(f'{text[:40]!r} ({n})' for text, n in cells.most_common(6))
+            examples = ', '.join(f'{text!r} ({n})' for text, n in cells.most_common(6))
             lines.append(
                 f'{role}: {sum(cells.values())} cells were not understood and count as unknown: {examples}'
             )
@@ -228,15 +206,10 @@ class _Reader:
             ('patient DICOM headers', 'patients of {} films are those of their DICOM headers'),
             ('patient folders', 'patients of {} films are those that their folders name'),
             ('patient ', 'of {} films no patient is given: each of them counts as a patient'),
-            ('elsewhere', '{} films were found in another folder than the table names'),
         ):
             if counts[key]:
                 lines.append(text.format(counts[key]))
         return lines
-
-    def idle(self) -> list[str]:
-        """Names of the films that no row names."""
-        return [printable(path.relative_to(self._root)) for path in self._films.paths if path not in self._used]
 
 
 def read_mask(paths: tuple[pathlib.Path, ...]) -> np.ndarray:
@@ -250,12 +223,3 @@ def read_mask(paths: tuple[pathlib.Path, ...]) -> np.ndarray:
             f'{paths[0]}: masks of one image differ in shape ({", ".join(str(mask.shape) for mask in masks)})'
         )
     return np.logical_or.reduce(masks)
-
-
-def _inside(root: pathlib.Path, name: str, where: str) -> pathlib.Path:
-    path = pathlib.PurePosixPath(name.replace('\\', '/'))
-    if path.is_relative_to(root):
-        path = path.relative_to(root)
-    if path.is_absolute() or '..' in path.parts:
-        raise UserError(f'{where}: {name[:200]!r} leads out of manual_dir; give a path relative to it')
-    return root / path

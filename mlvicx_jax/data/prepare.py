@@ -149,8 +149,12 @@ def _make(
 
 def _with_title(name: str, options: Mapping[str, Any], manual_dir: str | os.PathLike | None) -> dict[str, Any]:
     """The options, and for a folder of the user's own without a title the folder's name as the title."""
-    if name != 'image_folder_cxr' or options.get('title') or not manual_dir:
+    if name != 'image_folder_cxr' or options.get('title'):
         return dict(options)
+    if not manual_dir:
+        raise UserError(
+            f'{name}: neither option title nor manual_dir is given; give one, to say which set is meant'
+        )
     folder = unicodedata.normalize('NFKD', pathlib.Path(manual_dir).expanduser().absolute().name)
     folder = folder.encode('ascii', 'ignore').decode()
     return {**options, 'title': re.sub(r'[^A-Za-z0-9]+', '_', folder).strip('_') or 'films'}
