@@ -68,7 +68,6 @@ def _input(number: int, seed: int, kinds: dict[str, list[bytes]]) -> tuple[str, 
 
 def work(numbers: range, seed: int, folder: pathlib.Path, pipe) -> None:
     """Reads inputs one after the other; sends (number, None) before each and (number, outcome) after it."""
-    os.nice(19 - os.nice(0))
     folder.mkdir(parents=True, exist_ok=True)
     kinds = originals()
     null = os.open(os.devnull, os.O_WRONLY)

@@ -4,8 +4,6 @@ The pixel data are believed more than the header in how they are compressed, how
 and whether it has a sign. Sizes are checked before anything is decoded.
 """
 
-import itertools
-
 import cv2
 import numpy as np
 import pydicom
@@ -15,7 +13,7 @@ from pydicom.uid import UID, RLELossless
 
 from mlvicx_jax.errors import UserError
 
-from . import jpeg
+from . import jpeg, packbits
 
 _ITEM = b'\xfe\xff\x00\xe0'  # what encapsulated, that is compressed, pixel data starts with
 _IMPLICIT, _NATIVE, _BIG = '1.2.840.10008.1.2', '1.2.840.10008.1.2.1', '1.2.840.10008.1.2.2'
@@ -34,7 +32,7 @@ def stored_values(header: pydicom.Dataset) -> np.ndarray:
 
     Raises:
         UserError: damaged, truncated, several pictures, a form that is not read, or decoders that are
-            not installed. Other errors of the decoders are left as they are.
+            not installed.
     """
     _mend(header)
     grey = header.SamplesPerPixel == 1
@@ -43,7 +41,7 @@ def stored_values(header: pydicom.Dataset) -> np.ndarray:
     else:
         stream, syntax = _code_stream(header)
         if syntax == RLELossless:
-            values = _run_lengths(stream, header)
+            values = packbits.decode(stream, header)
         elif syntax in (_JPEG + '50', _JPEG + '51') and (facts := jpeg.header(stream)).bits == 8:
             header.BitsStored = 8
             return jpeg.decode(stream, facts)
@@ -176,54 +174,8 @@ def _unboxed(stream: bytes) -> bytes:
         end = len(stream) if length == 0 else at + length
         if stream[at + 4 : at + 8] == b'jp2c':
             return stream[start:end]
-        if end < start:
-            break
         at = end
     raise UserError(f'the DICOM is damaged (no code stream in its JP2 boxes); {_FETCH}')
-
-
-def _run_lengths(stream: bytes, header) -> np.ndarray:
-    """RLE of PS3.5 annex G: segments of one byte of one sample each, the more significant ones first.
-
-    Decoded here since a hostile segment makes pydicom's decoder expand it to 64 times its size.
-    """
-    samples, bytes_each = header.SamplesPerPixel, header.BitsAllocated // 8
-    pixels, count = header.Rows * header.Columns, samples * bytes_each
-    offsets = np.frombuffer(stream[:64].ljust(64, b'\0'), '<u4').tolist()
-    if offsets[0] != count:
-        raise UserError(
-            f'the DICOM is damaged (RLE of {offsets[0]} segments, its header promises {count}); {_FETCH}'
-        )
-    offsets = [*offsets[1 : 1 + count], len(stream)]
-    planes = [_segment(stream[start:end], pixels) for start, end in itertools.pairwise(offsets)]
-    values = np.zeros((pixels, samples), np.uint16 if bytes_each == 2 else np.uint8)
-    for number, plane in enumerate(planes):
-        part = values[:, number // bytes_each]
-        part[:] = plane if bytes_each == 1 or number % 2 == 0 else part * 256 + plane
-    shape = (header.Rows, header.Columns)
-    if samples == 1:
-        return values.reshape(shape)
-    if str(header.PhotometricInterpretation).startswith('YBR'):
-        return values[:, 0].reshape(shape)
-    return values.reshape(*shape, samples)
-
-
-def _segment(packed: bytes, size: int) -> np.ndarray:
-    """The first `size` bytes of a PackBits segment."""
-    done, at, end = bytearray(), 0, len(packed)
-    while len(done) < size and at + 1 < end:
-        control = packed[at]
-        if control < 128:
-            done += packed[at + 1 : at + 2 + control]
-            at += 2 + control
-        else:
-            if control > 128:
-                done += packed[at + 1 : at + 2] * (257 - control)
-                at += 1
-            at += 1
-    if len(done) < size:
-        raise UserError(f'the DICOM is truncated or damaged (an RLE segment ends early); {_FETCH}')
-    return np.frombuffer(done, np.uint8, size)
 
 
 def _decoded(header, stream: bytes, syntax: str) -> np.ndarray:
@@ -265,8 +217,9 @@ def _as_numbers(raw: np.ndarray, header) -> np.ndarray:
     the unused bits, unless its reading tears the picture: neighbours that are almost the same value in
     another reading are half of all values apart.
     """
-    bits, high, signed = header.BitsStored, header.HighBit, header.PixelRepresentation == 1
-    allocated = 8 * raw.itemsize
+    allocated = 8 * raw.itemsize  # of a compressed picture it may be less than the header says
+    bits, high = min(header.BitsStored, allocated), min(header.HighBit, allocated - 1)
+    signed = header.PixelRepresentation == 1
     believed = _field(raw, high, bits, signed)
     if int(raw.max()) < 2 ** (bits - 1) and high == bits - 1:
         return believed  # all readings agree
@@ -291,9 +244,9 @@ def _field(raw: np.ndarray, high: int, bits: int, signed: bool) -> np.ndarray:
     return values.astype(np.int16) if values.dtype == np.int8 else values
 
 
-def _is_torn(believed: np.ndarray, other: np.ndarray, modulus: int, lines: int = 256) -> bool:
+def _is_torn(believed: np.ndarray, other: np.ndarray, modulus: int) -> bool:
     """Whether `believed` wraps around, by `modulus`, where `other` is smooth, and not the other way round."""
-    step = max(1, len(believed) // lines)
+    step = max(1, len(believed) // 256)  # so many rows tell
     one, two = (array[::step].astype(np.int32) for array in (believed, other))
     if len(np.unique(two[one != two])) < 16:  # a marker or hot pixels
         return False

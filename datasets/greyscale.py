@@ -1,8 +1,6 @@
-"""Stored values to 8-bit grey, air dark: look-up tables, windows, and a range where there is none.
+"""Stored values of a DICOM to 8-bit grey, air dark: padding, look-up tables, windows.
 
-The rule is written down in docs/data.md. Grey is a function of the stored value alone, but for
-padding: so each step works on the possible values ("levels") and how often each occurs ("counts"),
-not on pixels, and the picture is looked up at the end.
+The rule is written down in docs/data.md. `levels` and `counts` are those of `intensity`.
 """
 
 import dataclasses
@@ -12,10 +10,10 @@ import numpy as np
 
 from mlvicx_jax.errors import UserError
 
+from .intensity import film_range, histogram, look_up, spread
+
 # Numbers that DICOM keeps as text.
 _DECIMALS = ('RescaleSlope', 'RescaleIntercept', 'WindowCenter', 'WindowWidth', 'NumberOfFrames')
-_ENDS = 0.05  # of the pixels at each end, outside the middle that the range is measured by
-_FEW = 0.02  # of the pixels at an end: so many may be left out
 _INSIDE = 0.5  # of the film's pixels a window has to leave unclipped
 _SPREAD = 128  # grey levels that the middle 98 % of the film has to span
 
@@ -43,7 +41,7 @@ def film(header, stored: np.ndarray) -> np.ndarray:
     """
     padding = _padding(header, stored)
     shown = stored if padding is None else stored[~padding]
-    levels, counts = _histogram(shown)
+    levels, counts = histogram(shown)
     values = _modality(header, levels)
     sign = _sign_of_raw_data(header)
     if sign:
@@ -53,61 +51,14 @@ def film(header, stored: np.ndarray) -> np.ndarray:
         if curve is None and stored.dtype == np.uint8 and header.BitsStored == 8 and values is levels:
             curve = levels.astype(np.uint8)
         if curve is None:
-            curve = _spread(values, *film_range(values, counts))
-        if str(header.PhotometricInterpretation) == 'MONOCHROME1':
+            curve = spread(values, *film_range(values, counts))
+        if str(header.PhotometricInterpretation).strip().upper() == 'MONOCHROME1':
             curve = 255 - curve
     if padding is None:
-        return _look_up(curve, stored, levels[0])
+        return look_up(curve, stored, levels[0])
     image = np.zeros(stored.shape, np.uint8)
-    image[~padding] = _look_up(curve, shown, levels[0])
+    image[~padding] = look_up(curve, shown, levels[0])
     return image
-
-
-def stretch(values: np.ndarray) -> np.ndarray:
-    """Integers of 16 bits, or numbers of 32, -> uint8 over the range of the film; NaN becomes black."""
-    if values.dtype in (np.uint16, np.int16):
-        levels, counts = _histogram(values)
-        return _look_up(_spread(levels, *film_range(levels, counts)), values, levels[0])
-    values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
-    known = values[~np.isnan(values)]
-    if not known.size:
-        return np.zeros(values.shape, np.uint8)
-    levels, counts = np.unique(known[:: max(1, known.size // 2**17)], return_counts=True)
-    return _spread(np.nan_to_num(values, nan=-np.inf), *film_range(levels, counts))
-
-
-def film_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Lowest and highest value of the film, without hot pixels, lead markers and undeclared padding.
-
-    Left out are, at either end, a value farther from the next than all others span, as long as half of
-    the pixels stay; then what lies outside the middle 90 % of the pixels by more than half the width of
-    that middle, as long as it is less than 2 % of the pixels.
-
-    Args:
-        values: [n] different values.
-        counts: [n] pixels that have them.
-    """
-    order = np.argsort(values, kind='stable')
-    values, counts = values[order][counts[order] > 0].astype(np.float64), counts[order][counts[order] > 0]
-    total = counts.sum()
-    while len(values) > 2:
-        gaps = values[1] - values[0], values[-1] - values[-2]
-        rests = values[-1] - values[1], values[-2] - values[0]
-        cut = [gap > rest and rest > 0 for gap, rest in zip(gaps, rests)]
-        kept = slice(int(cut[0]), len(values) - int(cut[1]))
-        if not any(cut) or counts[kept].sum() < total / 2:
-            break
-        values, counts = values[kept], counts[kept]
-    below = np.cumsum(counts) / counts.sum()
-    low, high = (values[np.searchsorted(below, part)] for part in (_ENDS, 1 - _ENDS))
-    inside_low, inside_high = values >= low - (high - low) / 2, values <= high + (high - low) / 2
-    few = _FEW * counts.sum()
-    first, last = values[0], values[-1]
-    if low < high and counts[~inside_low].sum() < few:
-        first = values[inside_low][0]
-    if low < high and counts[~inside_high].sum() < few:
-        last = values[inside_high][-1]
-    return float(first), float(last)
 
 
 def numbers(header, keyword: str) -> list[float]:
@@ -132,25 +83,6 @@ def numbers(header, keyword: str) -> list[float]:
     return found
 
 
-def _histogram(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All values from the lowest to the highest, int64, and how many pixels have each."""
-    low, high = int(stored.min()), int(stored.max())
-    counts = np.zeros(high - low + 1, np.int64)
-    for part in np.array_split(stored.ravel(), 1 + stored.size // 2**22):  # bincount needs 8 bytes a pixel
-        counts += np.bincount(part.astype(np.int64) - low, minlength=len(counts))
-    return np.arange(low, high + 1), counts
-
-
-def _look_up(curve: np.ndarray, stored: np.ndarray, first: int) -> np.ndarray:
-    index = stored if first == 0 else stored.astype(np.int32) - int(first)
-    return curve[index]
-
-
-def _spread(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    part = (values - low) * (255 / max(high - low, 1e-6))
-    return np.rint(np.clip(part, 0, 255)).astype(np.uint8)
-
-
 def _padding(header, stored: np.ndarray) -> np.ndarray | None:
     """Bool [H, W]: where the header says that the detector saw nothing; None where that is nowhere.
 
@@ -173,7 +105,7 @@ def _padding(header, stored: np.ndarray) -> np.ndarray | None:
     rows, columns = (np.flatnonzero(~mask.all(axis)) for axis in (1, 0))
     inner = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     padding = np.ones(mask.shape, bool)
-    first, last = film_range(*_histogram(stored[~mask]))
+    first, last = film_range(*histogram(stored[~mask]))
     tolerance = (last - first) / 16
     alike = (stored >= low + wrapped - tolerance) & (stored <= high + wrapped + tolerance)
     padding[inner] = _parted(mask[inner], alike[inner])
@@ -227,14 +159,14 @@ def _of_raw_data(header, values: np.ndarray, counts: np.ndarray, sign: int) -> n
     """The curve of raw detector data: absorption, which is minus the logarithm of what arrives."""
     if str(header.get('PixelIntensityRelationship') or '').strip().upper() == 'LIN':
         values = np.log(np.maximum(values, 1))
-    curve = _spread(values, *film_range(values, counts))
+    curve = spread(values, *film_range(values, counts))
     return 255 - curve if sign > 0 else curve
 
 
 def _of_interest(header, values: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
     """The curve of the first VOI table, or else of the first window, that shows the film; else None."""
     for table in _tables(header, 'VOILUTSequence', values):
-        curve = _spread(table(values), 0, table.white)
+        curve = spread(table(values), 0, table.white)
         if _shows_the_film(curve, values, counts):
             return curve
     function = str(header.get('VOILUTFunction') or 'LINEAR').strip().upper()
@@ -247,7 +179,7 @@ def _of_interest(header, values: np.ndarray, counts: np.ndarray) -> np.ndarray |
             part = (values - centre) / width + 0.5
         else:  # PS3.3 C.11.2.1.2.1; a width of 1 is a threshold
             part = (values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5
-        curve = _spread(part, 0, 1)
+        curve = spread(part, 0, 1)
         if _shows_the_film(curve, values, counts):
             return curve
     return None
@@ -291,8 +223,6 @@ def _entries(data, count: int, bits: int, order: str) -> np.ndarray:
     if not isinstance(data, bytes):
         data = (np.atleast_1d(np.asarray(data, np.int64)) & 0xFFFF).astype(order + 'u2').tobytes()
     packed = len(data) <= count + 1 and (bits <= 8 or len(data) >= count)
-    dtype = np.uint8 if packed else order + 'u2'
-    entries = np.frombuffer(data[: len(data) // 2 * 2], dtype)[:count]
-    if packed and order == '>':  # the first of a word is its less significant byte
-        entries = np.frombuffer(data, '>u2').astype('<u2').view(np.uint8)[:count]
-    return entries.astype(np.int64)
+    words = np.frombuffer(data[: len(data) // 2 * 2], order + 'u2')
+    # The first of two packed entries is the less significant byte of its word.
+    return (words.astype('<u2').view(np.uint8) if packed else words)[:count].astype(np.int64)

@@ -159,7 +159,9 @@ def _decode(data: bytes) -> Radiograph:
 
 def _decode_film(data: bytes) -> Radiograph:
     film = _decode(data)
-    counts = cv2.calcHist([film.image], [0], None, [256], [0, 256])
-    if counts.max() >= _BLANK * film.image.size:
-        raise BlankFilm(f'the film is blank (all pixels are {int(counts.argmax())}); take the file out')
-    return film
+    for step in (8, 1):  # an eighth of the rows tells of nearly all films that they are none of these
+        rows = film.image[::step]
+        counts = cv2.calcHist([rows], [0], None, [256], [0, 256])
+        if counts.max() < _BLANK * rows.size:
+            return film
+    raise BlankFilm(f'the film is blank (all pixels are {int(counts.argmax())}); take the file out')

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mlvicx_jax.errors import UserError
 
-from . import discovery, greyscale, jpeg
+from . import discovery, intensity, jpeg
 from .limits import check_size
 
 _PNG_START = 8  # bytes of its signature
@@ -34,7 +34,7 @@ def decode(data: bytes) -> np.ndarray:
     """Decodes the bytes of a PNG, JPEG, TIFF, BMP or WebP to uint8 [H, W], upright by its Exif orientation.
 
     Colour becomes luminance (equal channels come back unchanged), alpha is dropped. Values of 16 or 32
-    bits are stretched from the range of the film (`greyscale.film_range`): files of this depth hold 10 to
+    bits are stretched from the range of the film (`intensity.film_range`): files of this depth hold 10 to
     16 used bits and rarely say how many.
 
     Raises:
@@ -132,7 +132,7 @@ def _grey8(image: np.ndarray) -> np.ndarray:
     if image.ndim == 3:
         to_grey = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
         image = image[..., 0] if image.shape[2] < 3 else cv2.cvtColor(image, to_grey[image.shape[2]])
-    return image if image.dtype == np.uint8 else greyscale.stretch(image)
+    return image if image.dtype == np.uint8 else intensity.stretch(image)
 
 
 def _orientation(exif: bytes) -> int:
