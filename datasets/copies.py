@@ -54,7 +54,7 @@ def of_one_patient(records: list[Record]) -> list[Record]:
     }
     first = {}
     for group in equal_files(unknown):
-        first.update(dict.fromkeys(group, unknown[group[0]].image_id))
+        first.update(dict.fromkeys(group, f'of {unknown[group[0]].image_id}'))
     return [
         dataclasses.replace(record, patient_id=first[record.path]) if record.path in first else record
         for record in records

@@ -12,7 +12,7 @@ from mlvicx_jax.errors import UserError
 from .. import columns, discovery, identity, labels, release, schema, words
 from ..columns import SPLITS
 from ..copies import of_one_patient
-from ..records import Record, draw_test, some
+from ..records import Record, check, draw_test, some
 from .folders import read_folders
 from .table import UNCERTAIN, read_table
 
@@ -77,8 +77,8 @@ class Builder(release.ReleaseBuilder):
             raise UserError(f'{root}: options masks and columns need a CSV table with a column of images')
         else:
             entries, findings = read_folders(root, films, self.note), []
-        entries = self._name_labels(self._name_patients(entries), findings)
-        return self._split(root, entries)
+        entries = self._name_labels(self._without_one_for_all(entries), findings)
+        return self._join_ids(self._split(root, entries))
 
     def _find_table(self, root: pathlib.Path) -> pathlib.Path | None:
         if self.builder_config.table:
@@ -114,29 +114,34 @@ class Builder(release.ReleaseBuilder):
             for record, split in entries
         ]
 
-    def _name_patients(self, entries: list[tuple[Record, str]]) -> list[tuple[Record, str]]:
+    def _without_one_for_all(self, entries: list[tuple[Record, str]]) -> list[tuple[Record, str]]:
+        """The entries, without a PatientID that all headers share: so exports are made anonymous."""
+        films = [record for record, _ in entries]
+        if (
+            len(films) < 2
+            or len({record.patient for record in films}) > 1
+            or any(identity.of_header(record.path) != record.patient_id for record in films[:3])
+        ):
+            return entries
+        self.note(
+            'all films have one PatientID in their headers, so each of them counts as a patient; if it is one, '
+            'nothing can be learnt from the test split',
+            [films[0].patient_id],
+        )
+        return [(dataclasses.replace(record, patient_id=record.image_id), split) for record, split in entries]
+
+    def _join_ids(self, splits: dict[str, list[Record]]) -> dict[str, list[Record]]:
         """Gives all films of a patient one spelling of its id, for whoever compares ids later."""
-        known = [record for record, _ in entries if record.patient_id != record.image_id]
+        check(self.name, splits)  # which tells the spellings
+        known = [r for part in splits.values() for r in part if r.patient_id != r.image_id]
         chosen = identity.join((record.patient, record.patient_id) for record in known)
         several = {record.patient_id for record in known} - {*chosen.values()}
         if several:
             self.note(f'{len(several)} patient ids are spelled in several ways, which are joined', several)
-        if len(known) == len(entries) > 1 and len(chosen) == 1 and self._from_headers(known):
-            self.note(
-                'all films have one PatientID in their headers, so each of them counts as a patient; if it is '
-                'one, nothing can be learnt from the test split',
-                chosen.values(),
-            )
-            return [
-                (dataclasses.replace(record, patient_id=record.image_id), split) for record, split in entries
-            ]
-        return [
-            (dataclasses.replace(record, patient_id=chosen.get(record.patient, record.patient_id)), split)
-            for record, split in entries
-        ]
-
-    def _from_headers(self, known: list[Record]) -> bool:
-        return all(identity.of_header(record.path) == record.patient_id for record in known[:3])
+        return {
+            split: [dataclasses.replace(r, patient_id=chosen.get(r.patient, r.patient_id)) for r in part]
+            for split, part in splits.items()
+        }
 
     def _split(self, root: pathlib.Path, entries: list[tuple[Record, str]]) -> dict[str, list[Record]]:
         records, config = [record for record, _ in entries], self.builder_config
