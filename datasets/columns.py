@@ -167,7 +167,7 @@ def _count(table: Table) -> list[collections.Counter]:
     """How often each cell occurs in each column; refuses rows that do not fit the header."""
     width = len(table.header)
     least = max((i + 1 for i, name in enumerate(table.header) if name), default=0)  # Excel leaves empty ones
-    counts = [collections.Counter() for _ in range(width)]
+    counts: list[collections.Counter] = [collections.Counter() for _ in range(width)]
     full = [False] * width
     for n, (where, row) in enumerate(table.rows()):
         if len(row) < least:
@@ -185,7 +185,7 @@ def _count(table: Table) -> list[collections.Counter]:
     return counts
 
 
-def _share(cells: collections.Counter, holds: Callable[[str], bool]) -> float:
+def _share(cells: collections.Counter, holds: Callable[[str], object]) -> float:
     """The share of cells for which something holds, of those that are not blank."""
     known = {cell: count for cell, count in cells.items() if not words.is_blank(cell)}
     return sum(count for cell, count in known.items() if holds(cell)) / max(sum(known.values()), 1)

@@ -103,10 +103,11 @@ def read_columns(
     Rows may have more cells than the header has names, as NIH's do; a short row is refused.
     """
     table = open_table(path)
-    columns = [table.column(name) for name in names]
-    if None in columns:
-        missing = names[columns.index(None)]
-        raise UserError(f'{path}: no column {missing!r} ({found(table)}); {way_out}')
+    columns = []
+    for name in names:
+        if (position := table.column(name)) is None:
+            raise UserError(f'{path}: no column {name!r} ({found(table)}); {way_out}')
+        columns.append(position)
     for where, cells in table.rows():
         if len(cells) <= max(columns):
             raise UserError(f'{where}: {len(cells)} fields, expected at least {max(columns) + 1}')
@@ -192,15 +193,15 @@ def _sniff(path: pathlib.Path, encoding: str) -> str:
 
 def _read(path: pathlib.Path, separator: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yields (line, stripped cells) of the rows that are not empty, the header first."""
-    spent, reader = 0, None
+    spent = number = 0  # characters of the row so far, lines
 
     def lines(file) -> Iterator[str]:
-        nonlocal spent
+        nonlocal spent, number
         while line := file.readline(ROW + 1):
-            spent += len(line)
+            spent, number = spent + len(line), number + 1
             if spent > ROW:
                 raise UserError(
-                    f'{path}, line {reader.line_num + 1}: a row of more than {ROW} characters; '
+                    f'{path}, line {number}: a row of more than {ROW} characters; '
                     'is the file a table, or a quote not closed?'
                 )
             yield line
@@ -211,11 +212,9 @@ def _read(path: pathlib.Path, separator: str, encoding: str) -> Iterator[tuple[i
             for row in reader:
                 spent = 0
                 cells = [cell.strip() for cell in row]
-                if any(cells) and not (reader.line_num == 1 and cells[0].casefold().startswith('sep=')):
-                    yield reader.line_num, cells
+                if any(cells) and not (number == 1 and cells[0].casefold().startswith('sep=')):
+                    yield number, cells
     except csv.Error as error:
-        raise UserError(
-            f'{path}, line {reader.line_num}: not a CSV row ({error}); is a quote not closed?'
-        ) from None
+        raise UserError(f'{path}, line {number}: not a CSV row ({error}); is a quote not closed?') from None
     except UnicodeError:
         raise _no_text(path) from None

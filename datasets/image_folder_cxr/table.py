@@ -128,7 +128,8 @@ class _Reader:
         return record, cell.get('split', '')
 
     def _labels(self, row: list[str]) -> tuple[str, ...] | None:
-        names, ignored = [], False
+        names: list[str] = []
+        ignored = False
         for i, sign in self._lists.items():
             inside = labels.split_cell(row[i], sign)
             self._counts[f'list {i}'] += len(inside) > 1
