@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import os
 import pathlib
 import tarfile
-import tempfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from mlvicx_jax.errors import UserError
 
 from . import pictures, radiograph
 from .pictures import Picture
 from .records import Record
+from .spool import Spool
 
 MEMBER = 256 << 20  # bytes of a member; no film of 100 megapixels is larger
 _HEADER = 1 << 20  # bytes of a long name or of the extended header of a member
@@ -67,18 +67,14 @@ class Stream:
     """
 
     def __init__(
-        self, paths: list[pathlib.Path], splits: dict[str, list[Record]], size: int, folder: os.PathLike
+        self, paths: Sequence[pathlib.Path], splits: dict[str, list[Record]], size: int, folder: os.PathLike
     ):
         """`folder`: of the unfinished set, which goes with a killed run."""
-        self._paths, self._splits, self._size, self._folder = paths, splits, size, folder
-        self._first = next(iter(splits))
-        self._kept: dict[str, dict[str, tuple[Picture, int, int] | str]] = {split: {} for split in splits}
+        self._paths, self._splits, self._size = paths, splits, size
+        self._first, self._spool = next(iter(splits)), Spool(folder)
 
     def pictures(self, split: str) -> Iterator[tuple[Record, Picture | str]]:
-        if split == self._first:
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (it lives as long as self)
-            return self._read_all()
-        return self._read_kept(split)
+        return self._read_all() if split == self._first else self._spool.read(self._splits[split])
 
     def _read_all(self) -> Iterator[tuple[Record, Picture | str]]:
         wanted = {r.image_id: (split, r) for split, rs in self._splits.items() for r in rs}
@@ -95,33 +91,14 @@ class Stream:
             picture = data if isinstance(data, str) else pictures.read(record, self._size, data)
             return split, record, picture
 
-        for split, record, picture in radiograph.parallel_map(work, jobs(), os.cpu_count() or 1):
+        def absent():
+            for name, (split, record) in wanted.items():
+                if name not in seen:
+                    yield split, record, f'{name}: none of the {len(self._paths)} archives has this image'
+
+        found = radiograph.parallel_map(work, jobs(), os.cpu_count() or 1)
+        for split, record, picture in itertools.chain(found, absent()):
             if split == self._first:
                 yield record, picture
             else:
-                self._keep(split, record, picture)
-        for name, (split, record) in wanted.items():
-            if name not in seen:
-                reason = f'{name}: none of the {len(self._paths)} archives has this image'
-                if split == self._first:
-                    yield record, reason
-                else:
-                    self._keep(split, record, reason)
-
-    def _keep(self, split: str, record: Record, picture: Picture | str) -> None:
-        if isinstance(picture, str):
-            self._kept[split][record.image_id] = picture
-            return
-        start = self._file.tell()
-        self._file.write(picture.png)
-        self._kept[split][record.image_id] = dataclasses.replace(picture, png=b''), start, len(picture.png)
-
-    def _read_kept(self, split: str) -> Iterator[tuple[Record, Picture | str]]:
-        for record in self._splits[split]:
-            kept = self._kept[split][record.image_id]
-            if isinstance(kept, str):
-                yield record, kept
-                continue
-            picture, start, length = kept
-            self._file.seek(start)
-            yield record, dataclasses.replace(picture, png=self._file.read(length))
+                self._spool.keep(record.image_id, picture)

@@ -44,19 +44,21 @@ def _whole(path: pathlib.Path) -> bytes:
         return hashlib.file_digest(file, 'sha256').digest()
 
 
-def of_one_patient(records: list[Record]) -> list[Record]:
-    """The records, where films without a known patient that are equal files count as one patient's.
+def of_one_patient(records: list[Record], groups: Iterable[list[str]]) -> list[Record]:
+    """The records, where the films of a group count as one patient's as far as no patient is known.
 
     A split by patient then keeps them together.
+
+    Args:
+        groups: image ids of equal films.
     """
-    unknown = {
-        record.path: record for record in records if record.path and record.patient_id == record.image_id
-    }
-    first = {}
-    for group in equal_files(unknown):
-        first.update(dict.fromkeys(group, f'of {unknown[group[0]].image_id}'))
+    known = {record.image_id: record for record in records if record.patient_id != record.image_id}
+    patients = {}
+    for group in groups:
+        patient = next((known[i].patient_id for i in group if i in known), f'of {group[0]}')
+        patients.update({i: patient for i in group if i not in known})
     return [
-        dataclasses.replace(record, patient_id=first[record.path]) if record.path in first else record
+        dataclasses.replace(record, patient_id=patients.get(record.image_id, record.patient_id))
         for record in records
     ]
 

@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets.public_api as tfds
@@ -23,9 +23,10 @@ import tqdm
 from mlvicx_jax.errors import UserError
 
 from . import archives, dicom, discovery, identity, pictures, radiograph, records, schema, words
-from .copies import Copies
+from .copies import Copies, of_one_patient
 from .pictures import Picture
 from .records import Record
+from .spool import Spool
 
 _GENERAL = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
 
@@ -77,6 +78,7 @@ class ReleaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         bad: {'file', 'reason'} of every image left out, once prepared.
         archives: tar files to stream instead of `Record.path`.
         published: the split is the publisher's, so films that both splits hold stay in both.
+        draw: draws the splits anew once the pixels are known, so that equal films stay together.
     """
 
     VERSION = tfds.core.Version('1.0.0')
@@ -86,6 +88,7 @@ class ReleaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     bad: list[dict[str, str]]
     archives: Sequence[pathlib.Path] = ()
     published = False
+    draw: Callable[[list[Record]], dict[str, list[Record]]] | None = None
 
     @abc.abstractmethod
     def _read(self, root: pathlib.Path) -> dict[str, list[Record]]:
@@ -139,7 +142,9 @@ class ReleaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if self.builder_config.pseudonymise:
             self._pseudonyms = identity.Pseudonyms(pathlib.Path(self.data_path).parents[2])
             self.note('patient ids are pseudonyms, also where an image id holds one')
-        if self.archives:
+        if self.draw is not None:
+            splits, found = self._drawn(splits)
+        elif self.archives:
             stream = archives.Stream(self.archives, splits, self.builder_config.size, self.data_path)
             found = {split: stream.pictures(split) for split in splits}
         else:
@@ -152,6 +157,14 @@ class ReleaseBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self):
         raise NotImplementedError('_split_generators returns the examples')
+
+    def _drawn(self, splits: dict[str, list[Record]]) -> tuple[dict[str, list[Record]], dict[str, Iterator]]:
+        """Reads all pictures, and draws splits in which equal ones are in one; returns both."""
+        spool, everything = Spool(self.data_path), [record for part in splits.values() for record in part]
+        for record, picture in progress(self._pictures(everything), len(everything), f'{self.name} reading'):
+            spool.keep(record.image_id, picture)
+        splits = self.draw(of_one_patient(everything, spool.equal()))
+        return splits, {split: spool.read(part) for split, part in splits.items()}
 
     def _pictures(self, part: list[Record]) -> Iterator[tuple[Record, Picture | str]]:
         picture = functools.partial(pictures.read, size=self.builder_config.size)

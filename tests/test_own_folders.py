@@ -167,9 +167,9 @@ def test_equal_films_in_one_split_are_noted_and_stay_together(tmp_path):
     assert _ids(builder)['train/A/9.png'] == _ids(builder)['train/A/0.png']  # so validation gets both or none
 
 
-def test_a_drawn_split_keeps_equal_files_together(tmp_path):
+def test_a_drawn_split_keeps_equal_films_together(tmp_path):
     for i in range(12):
-        write_film(tmp_path / f'raw/IMG{i}.png', i // 2)
+        write_film(tmp_path / f'raw/IMG{i}{(".png", ".bmp")[i % 2]}', i // 2)
     for seed in range(3):
         assert _count(_prepare(tmp_path, tmp_path / 'raw', split_seed=seed)) == 12
 

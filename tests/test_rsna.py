@@ -159,13 +159,18 @@ def test_copies_as_pictures_with_the_table_that_pandas_wrote(tmp_path, folder):
             assert other[image]['labels'].tolist() == one[image]['labels'].tolist()
 
 
-def test_equal_films_of_a_drawn_split_are_refused(tmp_path):
+def test_equal_films_of_a_drawn_split_are_in_one_split(tmp_path):
     write_release(tmp_path / 'raw')
     folder = tmp_path / 'raw/stage_2_train_images'
-    for path in folder.iterdir():
-        path.write_bytes((folder / 'id00.dcm').read_bytes())
-    with pytest.raises(UserError, match='no image of test can be used; .* shows the same pixels as'):
-        prepare('rsna_pneumonia', tmp_path / 'data', tmp_path / 'raw', {'size': 32})
+    for i in range(6):
+        (folder / f'id{i + 6:02}.dcm').write_bytes((folder / f'id{i:02}.dcm').read_bytes())
+    for seed in range(3):
+        builder = prepare(
+            'rsna_pneumonia', tmp_path / 'data', tmp_path / 'raw', {'size': 32, 'split_seed': seed}
+        )
+        numbers = {int(image[2:]) % 6 for image in _examples(builder, 'test')}
+        assert len(_examples(builder, 'test')) == 2 * len(numbers) > 0
+        assert len(_examples(builder, 'train_val')) + 2 * len(numbers) == 12
     write_release(tmp_path / 'raw', mapping=True)
     for path in folder.iterdir():
         path.write_bytes((folder / 'id00.dcm').read_bytes())

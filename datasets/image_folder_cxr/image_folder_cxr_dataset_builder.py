@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import pathlib
 import re
 
@@ -11,7 +12,7 @@ from mlvicx_jax.errors import UserError
 
 from .. import columns, discovery, identity, labels, release, schema, words
 from ..columns import SPLITS
-from ..copies import of_one_patient
+from ..copies import equal_files, of_one_patient
 from ..records import Record, check, draw_test, some
 from .folders import read_folders
 from .table import UNCERTAIN, read_table
@@ -150,7 +151,8 @@ class Builder(release.ReleaseBuilder):
                 f'split: {config.test_fraction:.0%} of the patients are test, drawn with '
                 f'seed {config.split_seed}'
             )
-            return draw_test(of_one_patient(records), config.test_fraction, config.split_seed)
+            self.draw = functools.partial(draw_test, fraction=config.test_fraction, seed=config.split_seed)
+            return self.draw(records)
         splits: dict[str, list[Record]] = {'train_val': [], 'test': []}
         for record, split in entries:
             if words.plain(split) not in SPLITS:
@@ -166,4 +168,10 @@ class Builder(release.ReleaseBuilder):
             )
         counts = collections.Counter(split for _, split in entries)
         self.note('split: as given (' + ', '.join(f'{s}: {n}' for s, n in counts.items()) + ')')
-        return {split: of_one_patient(part) for split, part in splits.items()}
+        return {split: self._keep_together(part) for split, part in splits.items()}
+
+    def _keep_together(self, part: list[Record]) -> list[Record]:
+        """Equal files as one patient's, so that no film is in validation whose copy is in training."""
+        by_path = {record.path: record.image_id for record in part}
+        groups = ([by_path[path] for path in group] for group in equal_files(by_path))
+        return of_one_patient(part, groups)

@@ -1,6 +1,7 @@
 """RSNA Pneumonia Detection Challenge (Kaggle, 2018, stage 2)."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -77,7 +78,8 @@ class Builder(release.ReleaseBuilder):
                 'images: use the id mapping (split=nih) for such a one'
             )
             self.note('without the mapping no patient is known: each image counts as a patient')
-            return draw_test(records, TEST_FRACTION, seed)
+            self.draw = functools.partial(draw_test, fraction=TEST_FRACTION, seed=seed)
+            return self.draw(records)
         return self._split_by_nih(records, mapping, nih_lists.read_lists(root))
 
     def _split_by_nih(

@@ -70,10 +70,11 @@ class Builder(release.ReleaseBuilder):
             f'{config.split_seed}. All are NIH images, of which NIH pretraining may have '
             'seen some'
         )
-        splits = draw_test(records, TEST_FRACTION, config.split_seed)
+        draw = functools.partial(draw_test, fraction=TEST_FRACTION, seed=config.split_seed)
         if config.balanced:
-            return {split: self._balance(split, part) for split, part in splits.items()}
-        return splits
+            return {split: self._balance(split, part) for split, part in draw(records).items()}
+        self.draw = draw
+        return draw(records)
 
     def _balance(self, split: str, records: list[Record]) -> list[Record]:
         def rank(record: Record) -> bytes:

@@ -1,6 +1,7 @@
 """VinBig-CXR (VinDr-CXR) from Kaggle's download or from PhysioNet's."""
 
 import dataclasses
+import functools
 import pathlib
 
 import tensorflow_datasets.public_api as tfds
@@ -127,7 +128,8 @@ class Builder(release.ReleaseBuilder):
         records = self._records(marks, {i: {m[0] for m in found} for i, found in marks.items()}, root / 'train')
         seed = self.builder_config.split_seed
         self.note(f'test: {TEST_FRACTION:.0%} of the images of train.csv, drawn with seed {seed}')
-        return draw_test(records, TEST_FRACTION, seed)
+        self.draw = functools.partial(draw_test, fraction=TEST_FRACTION, seed=seed)
+        return self.draw(records)
 
     def _read_physionet(self, root: pathlib.Path, part: str) -> list[Record]:
         table = _annotations(root, f'image_labels_{part}.csv')
