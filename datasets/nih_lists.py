@@ -5,7 +5,8 @@ import pathlib
 
 from mlvicx_jax.errors import UserError
 
-from . import release
+from . import release, tables, words
+from .records import list_hash, some
 
 LISTS = {'train_val': 'train_val_list.txt', 'test': 'test_list.txt'}
 # SHA-256 of the sorted names joined by newlines, of the lists as the NIH Clinical Center
@@ -17,13 +18,26 @@ OFFICIAL = {
 
 
 def read_list(path: pathlib.Path) -> list[str]:
-    """The image names of a list, one in a line."""
-    names = release.read_text(path).split()
+    """The image names of a list, one in a line; the flags of labels behind a name are passed over.
+
+    Raises:
+        UserError: the list is missing or empty, holds a name twice, or more than names and flags.
+    """
+    names = []
+    for line, text in enumerate(tables.read_text(path).split('\n'), 1):
+        name, *more = text.replace(',', ' ').replace(';', ' ').split() or ['']
+        if any(words.flag(field) is None for field in more):
+            raise UserError(
+                f'{path}, line {line}: {text.strip()[:80]!r} holds more than a name, '
+                'expected one image name per line'
+            )
+        if name:
+            names.append(pathlib.PurePosixPath(name).name)
     if not names:
         raise UserError(f'{path}: the list is empty, expected one image name per line')
     twice = [i for i, count in collections.Counter(names).items() if count > 1]
     if twice:
-        raise UserError(f'{path}: {release.some(twice)} listed twice; remove the repeated line')
+        raise UserError(f'{path}: {some(twice)} listed twice; remove the repeated line')
     return names
 
 
@@ -32,14 +46,14 @@ def read_lists(root: pathlib.Path) -> dict[str, list[str]]:
 
 
 def is_official(lists: dict[str, list[str]]) -> bool:
-    return all(release.list_hash(names) == OFFICIAL[split] for split, names in lists.items())
+    return all(list_hash(names) == OFFICIAL[split] for split, names in lists.items())
 
 
 def describe(lists: dict[str, list[str]], builder: release.ReleaseBuilder) -> None:
     """Records in the builder's metadata, by split, each list's hash and whether it is NIH's."""
     builder.info.metadata['lists'] = {}
     for split, names in lists.items():
-        found = release.list_hash(names)
+        found = list_hash(names)
         official = found == OFFICIAL[split]
         builder.info.metadata['lists'][split] = {'sha256': found, 'official': official}
         what = "NIH's official list" if official else "NOT NIH's official list"

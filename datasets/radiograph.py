@@ -1,4 +1,4 @@
-"""Radiograph files: PNG, JPEG or DICOM of any mode and depth to 8-bit grey, and back to PNG."""
+"""Radiograph files of any format, mode and depth to 8-bit grey, and back to PNG."""
 
 import collections
 import concurrent.futures
@@ -8,7 +8,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 import cv2
@@ -16,10 +15,14 @@ import numpy as np
 
 from mlvicx_jax.errors import UserError
 
-from . import dicom
+from . import dicom, rasters
+from .names import printable
 
-_PNG = b'\x89PNG\r\n\x1a\n'
-_JPEG = b'\xff\xd8'
+_BLANK = 0.999  # of the pixels of one value
+
+
+class BlankFilm(UserError):
+    """A picture that shows nothing: all pixels but a thousandth have one value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,57 +36,34 @@ class Radiograph:
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Reads a PNG, JPEG or DICOM of any mode and depth as uint8 [H, W]; see `read_radiograph`."""
-    return read_radiograph(path).image
+    """Reads a picture as uint8 [H, W], such as a mask, which may be blank; else see `read_radiograph`."""
+    return _named(_decode, _read(path), path).image
 
 
 def read_radiograph(path: str | os.PathLike) -> Radiograph:
-    """Reads a PNG, JPEG or DICOM, told apart by their first bytes, whatever the file's name.
+    """Reads a PNG, JPEG, DICOM, TIFF, BMP or WebP, told by its first bytes, whatever the file's name.
 
     Raises:
-        UserError: the file is missing, empty, truncated, damaged, of another format, or no
-            radiograph.
+        BlankFilm: the picture shows nothing.
+        UserError: the file is missing, empty, truncated, damaged, too large (`limits`), of another
+            format, or no radiograph. Whatever goes wrong inside a file ends in this.
         dicom.NotInstalled: a DICOM, where pydicom is absent.
     """
-    try:
-        with open(path, 'rb') as file:
-            data = file.read()
-    except FileNotFoundError:
-        raise UserError(f'{path}: the image file does not exist') from None
-    except OSError as error:
-        raise UserError(f'{path}: the image file can not be read ({error.strerror})') from error
-    return decode_radiograph(data, path)
+    return decode_radiograph(_read(path), path)
 
 
 def decode_radiograph(data: bytes, where: str | os.PathLike) -> Radiograph:
-    """Decodes the bytes of a PNG, JPEG or DICOM; `where` names them in an error."""
-    if dicom.is_dicom(data):
-        image, facts = dicom.decode(data, where)
-        return Radiograph(image, **facts)
-    return Radiograph(decode_image(data, where))
+    """Decodes the bytes of a file as `read_radiograph` does; `where` names them in an error."""
+    return _named(_decode_film, data, where)
 
 
 def decode_image(data: bytes, where: str | os.PathLike) -> np.ndarray:
-    """Decodes the bytes of a PNG or JPEG to uint8 [H, W]; `where` names them in an error.
-
-    Colour becomes luminance (equal channels come back unchanged), alpha is dropped and an
-    orientation tag is ignored. 16-bit values are stretched from [min, max] to [0, 255]: files
-    of this depth hold 10 to 16 used bits and rarely say how many.
+    """Decodes the bytes of any format but DICOM to uint8 [H, W]; see `rasters.decode`.
 
     Raises:
-        UserError: `data` is empty, truncated, damaged or of another format.
+        UserError: `data` is empty, truncated, damaged, too large or of another format.
     """
-    problem = _damage(data)
-    if problem:
-        raise UserError(f'{where}: {problem}; fetch or export this image again')
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        reason = ' '.join(str(error).split())
-        raise UserError(f'{where}: the image can not be decoded ({reason})') from error
-    if image is None:
-        raise UserError(f'{where}: the image can not be decoded; fetch or export it again')
-    return _grey8(image)
+    return _named(rasters.decode, data, where)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -145,58 +125,43 @@ def end_with_parent(*_) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _grey8(image: np.ndarray) -> np.ndarray:
-    if image.ndim == 3:
-        to_grey = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
-        image = image[..., 0] if image.shape[2] < 3 else cv2.cvtColor(image, to_grey[image.shape[2]])
-    if image.dtype != np.uint8:
-        low, high = float(image.min()), float(image.max())
-        image = (image.astype(np.float32) - low) * (255 / max(high - low, 1))
-        image = np.round(image).astype(np.uint8)
-    return image
+def _read(path: str | os.PathLike) -> bytes:
+    try:
+        with open(path, 'rb') as file:
+            return file.read()
+    except FileNotFoundError:
+        raise UserError(f'{printable(path)}: the image file does not exist') from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, 'strerror', None) or 'its name is none'
+        raise UserError(f'{printable(path)}: the image file can not be read ({reason})') from error
 
 
-def _damage(data: bytes) -> str | None:
-    """Says what is wrong with the file; cv2 itself returns a half-decoded image without a word."""
-    if not data:
-        return 'the image file is empty'
-    if data.startswith(_PNG):
-        return _png_damage(data)
-    if data.startswith(_JPEG):
-        return None if _jpeg_is_whole(data) else 'the JPEG is truncated'
-    return 'the file is neither PNG nor JPEG nor DICOM'
+def _named(decode: Callable, data: bytes, where: str | os.PathLike):
+    """decode(data), with the file's name before its error, so that one file never stops the others."""
+    try:
+        return decode(data)
+    except dicom.NotInstalled:
+        raise
+    except UserError as error:
+        raise type(error)(f'{printable(where)}: {error}') from error
+    except Exception as error:  # a decoder's words may quote the header, so they are not repeated
+        raise UserError(
+            f'{printable(where)}: can not be decoded ({type(error).__name__}); fetch or export this image again'
+        ) from error
 
 
-def _png_damage(data: bytes) -> str | None:
-    view, start = memoryview(data), len(_PNG)
-    while start + 12 <= len(data):  # a chunk is length (4), kind (4), body, CRC-32 of kind + body
-        end = start + 8 + int.from_bytes(view[start : start + 4], 'big')
-        if end + 4 > len(data):
-            break
-        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], 'big'):
-            return 'the PNG is damaged (a checksum does not match)'
-        if view[start + 4 : start + 8] == b'IEND':
-            return None
-        start = end + 4
-    return 'the PNG is truncated'
+def _decode(data: bytes) -> Radiograph:
+    if dicom.is_dicom(data):
+        image, facts = dicom.decode(data)
+        return Radiograph(image, **facts)
+    return Radiograph(rasters.decode(data))
 
 
-def _jpeg_is_whole(data: bytes) -> bool:
-    """Walks the markers to the end-of-image marker; an embedded thumbnail's is inside a segment."""
-    start = len(_JPEG)
-    while True:
-        start = data.find(b'\xff', start)
-        if start < 0 or start + 2 > len(data):
-            return False
-        marker = data[start + 1]
-        if marker == 0xD9:  # end of image
-            return True
-        if marker == 0xFF:  # fill byte
-            start += 1
-        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD7:  # stuffed byte or restart marker
-            start += 2
-        else:
-            length = data[start + 2 : start + 4]
-            if len(length) < 2:
-                return False
-            start += 2 + int.from_bytes(length, 'big')
+def _decode_film(data: bytes) -> Radiograph:
+    film = _decode(data)
+    for step in (8, 1):  # an eighth of the rows tells of nearly all films that they are none of these
+        rows = film.image[::step]
+        counts = cv2.calcHist([rows], [0], None, [256], [0, 256])
+        if counts.max() < _BLANK * rows.size:
+            return film
+    raise BlankFilm(f'the film is blank (all pixels are {int(counts.argmax())}); take the file out')

@@ -1,6 +1,5 @@
 """The one feature schema of every set here; datasets/README.md documents it for users."""
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,7 +7,6 @@ import tensorflow_datasets.public_api as tfds
 
 VIEWS = ('PA', 'AP', 'unknown')
 SEXES = ('F', 'M', 'unknown')
-OLDEST = 120  # years; NIH's first release has ages such as 414
 
 
 def info(
@@ -61,14 +59,3 @@ def set_labels(info_: tfds.core.DatasetInfo, labels: tuple[str, ...]) -> None:
     """Names the labels of a set whose files had to be read first."""
     info_.metadata['labels'] = list(labels)
     info_.features['bboxes'].feature['label'].names = list(labels)
-
-
-def years(text: str) -> int | None:
-    """Whole years of '58' or '058Y', '011M', '003W', '020D'; -1 if unknown, None if no age."""
-    if not text:
-        return -1
-    match = re.fullmatch(r'(\d+)([YMWD]?)', text)
-    if not match:
-        return None
-    age = int(match[1]) // {'': 1, 'Y': 1, 'M': 12, 'W': 52, 'D': 365}[match[2]]
-    return age if age <= OLDEST else -1

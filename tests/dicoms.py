@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 
@@ -41,3 +42,11 @@ def to_bytes(header: FileDataset) -> bytes:
 def write(path, pixels: np.ndarray, **tags) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(to_bytes(dataset(pixels, **tags)))
+
+
+def encapsulated(header: FileDataset, stream: bytes, syntax) -> bytes:
+    """A file with `stream` as its compressed pixel data."""
+    header.PixelData = encapsulate([stream])
+    header['PixelData'].is_undefined_length = True
+    header.file_meta.TransferSyntaxUID = syntax
+    return to_bytes(header)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import types
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from mlvicx_jax.commands import audit as command
 from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.data.source import open_folder
 from mlvicx_jax.errors import UserError
-from mlvicx_jax_datasets import nih_lists, radiograph, release
+from mlvicx_jax_datasets import nih_lists, radiograph, records
 from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
 from mlvicx_jax_datasets.phantom_cxr import render
 
@@ -35,7 +36,7 @@ def _jpeg(image, quality):
 def _make_official(root, patch):
     """Has the lists of a small release pass for NIH's."""
     for split, names in nih_lists.read_lists(root).items():
-        patch.setitem(nih_lists.OFFICIAL, split, release.list_hash(names))
+        patch.setitem(nih_lists.OFFICIAL, split, records.list_hash(names))
 
 
 def _plant(root, patch):
@@ -64,7 +65,7 @@ def _plant(root, patch):
     for split, names in (('train_val', lists['train_val']), ('test', [*lists['test'], *planted, moved])):
         (root / nih_lists.LISTS[split]).write_text('\n'.join(names) + '\n')
     patch.setattr(nih, '_check', lambda *_: None)  # the builder itself refuses such a patient
-    patch.setattr(release, '_check', lambda *_: None)
+    patch.setattr(records, 'check', lambda *_: None)
     return {frozenset((name, source)) for name, (source, _) in planted.items()}, str(int(moved[:8]))
 
 
@@ -262,3 +263,14 @@ def test_sets_that_are_not_there_or_not_one(releases, tmp_path, capsys):
     folder = str(releases[0] / 'clean')
     assert command.main([folder, folder, '--out', str(tmp_path)]) == 2
     assert 'given twice' in capsys.readouterr().err
+
+
+def test_ids_that_differ_in_form_are_one_patient():
+    one, other = (
+        types.SimpleNamespace(image_ids=np.array(images), patient_ids=np.array(patients))
+        for images, patients in (
+            (['a', 'b', 'c', '3.0'], ['3', 'Ann', 'c', '3.0']),
+            (['d', 'e', 'C', 'f'], ['003', 'ann ', 'C', 'bob']),
+        )
+    )
+    assert reports._shared_patients(one, other) == ['3', 'Ann']

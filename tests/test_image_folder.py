@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 
 import cv2
 import numpy as np
@@ -133,23 +134,26 @@ def test_masks_are_joined(tmp_path):
 @pytest.mark.parametrize(
     'change,options,words',
     [
-        (lambda t: t, {'title': ''}, 'option title'),
+        (lambda t: t, {'title': 'a/b'}, 'option title'),
         (lambda t: t, {'table': 'absent.csv'}, 'absent.csv: the file does not exist'),
         (lambda t: t, {'masks': True}, 'no column of masks'),
-        (lambda t: t.replace('Path', 'X-ray'), {}, 'no column of images'),
+        (
+            lambda t: re.sub(r'films/|[.]...,', lambda m: ',' * (m[0][-1] == ','), t.replace('Path', 'X-ray')),
+            {},
+            'no column of images',
+        ),
         (
             lambda t: t + 'films/0.jpg,Mass,ann,train,F,51,PA\n',
             {},
             r'line 8: films/0.jpg is there twice'
             r' \(line 2\)',
         ),
-        (lambda t: t.replace('060Y', 'old'), {}, "line 4: age is 'old'"),
         (lambda t: t.replace(',val,', ',fold3,'), {}, "is 'fold3', expected one of"),
         (lambda t: t.replace('dan,test', 'ann,test'), {}, 'patient ann both in train_val and test'),
         (lambda t: t.replace(',test,', ',train,'), {}, 'all images are in train_val'),
         (lambda t: t.replace('films/0', '../0'), {}, 'leads out of manual_dir'),
-        (lambda t: t.replace('films/', 'fims/'), {}, 'no image of column'),
-        (lambda t: t.replace('Mass', 'Ma\xdf'), {}, 'not UTF-8'),
+        (lambda t: t.replace('films/', 'films/no'), {}, 'no image of column'),
+        (lambda t: t.replace('Mass', 'Ma\x81'), {}, 'neither UTF-8 nor'),
     ],
 )
 def test_bad_table(tmp_path, change, options, words):
@@ -206,3 +210,6 @@ def test_real_files_of_every_kind(tmp_path, folder, count):
     assert sum(split.num_examples for split in builder.info.splits.values()) == count
     report = read_report(builder.data_path)
     assert (report['images'], report['bad']) == (count, [])
+    if folder == 'originals':  # one film under two names, encoded differently: drawn into one split
+        (note,) = (note for note in report['notes'] if 'pixel by pixel' in note)
+        assert note.endswith('such as 00002658_002.png = 00002658_001.png')

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tarfile
 
+import cv2
 import numpy as np
 import pytest
 from nih_release import write_release
 
+from mlvicx_jax.commands import prepare as prepare_command
 from mlvicx_jax.data import prepare as prepare_lib
 from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
@@ -109,7 +111,7 @@ BAD = {
     'row twice': (_append(TABLE, ROW.format('00000001_000.png', 'Mass', 1)), [TABLE, 'twice']),
     'listed twice': (_append(TRAIN, '00000001_000.png'), [TRAIN, '00000001_000.png', 'twice']),
     'latin-1': (
-        lambda root: (root / TABLE).write_bytes((root / TABLE).read_bytes() + b'00000009_000.png,Ma\xdf'),
+        lambda root: (root / TABLE).write_bytes((root / TABLE).read_bytes() + b'00000009_000.png,Ma\x81'),
         [TABLE, 'UTF-8'],
     ),
     'bad age': (_edit(TABLE, ',51,', ',old,'), [TABLE, 'line 2', "'old'"]),
@@ -139,6 +141,63 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
         path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes().replace(b'\n', b'\r\n'))
     builder = prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
     assert builder.info.splits['train_val'].num_examples == 12
+
+
+def _into_images_images(root):
+    shutil.move(root / 'images', root / 'inner')
+    (root / 'images').mkdir()
+    shutil.move(root / 'inner', root / 'images/images')
+
+
+def _into_archives_of_kaggle(root):
+    shutil.move(root / 'images', root / 'inner')
+    for path in (root / 'inner').iterdir():
+        target = root / f'images_00{1 + int(path.stem[-1])}/deep/images/{path.name}'
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, target)
+
+
+def _as_jpeg(root):
+    for path in (root / 'images').iterdir():
+        cv2.imwrite(str(path.with_suffix('.jpg')), cv2.imread(str(path), 0))
+        path.unlink()
+
+
+def _flags_in_list(root, sign=' '):
+    names = (root / TEST).read_text().split()
+    (root / TEST).write_text('\r\n'.join(sign.join([name, *'01000000000000']) for name in names))
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        _into_images_images,
+        _into_archives_of_kaggle,
+        _as_jpeg,
+        _flags_in_list,
+        lambda root: _flags_in_list(root, ','),
+        lambda root: (root / TRAIN).write_text((root / TRAIN).read_text().replace('0000', 'images/0000', 1)),
+        _edit(TABLE, 'Image Index,Finding Labels', 'image_index,finding_labels'),
+        _edit(TABLE, ',51,', ',>89,'),
+        _edit(TABLE, ',1,51,', ',1.0,51.0,'),
+        lambda root: (root / TABLE).write_text((root / TABLE).read_text(), encoding='utf-16'),
+    ],
+)
+def test_other_forms_of_the_release_are_read(tmp_path, change):
+    lists = write_release(tmp_path / 'raw')
+    change(tmp_path / 'raw')
+    builder = prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
+    for split, names in lists.items():
+        found = _examples(builder, split)
+        assert found.keys() == set(names)
+        assert {name: int(name[:8]) for name in names} == {n: int(e['patient_id']) for n, e in found.items()}
+
+
+def test_list_that_holds_more_than_names(tmp_path):
+    write_release(tmp_path / 'raw')
+    (tmp_path / 'raw' / TEST).write_text('00000007_000.png Mass|Edema\n')
+    with pytest.raises(UserError, match=r'test_list.txt, line 1: .* holds more than a name, expected one'):
+        prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
 
 
 @pytest.mark.parametrize('manual_dir', [None, 'absent', 'empty'])
@@ -190,7 +249,7 @@ def test_a_killed_run_leaves_nothing_that_passes_for_whole(tmp_path):
     program = (
         'import os, signal\n'
         'from mlvicx_jax_datasets import radiograph\n'
-        'from mlvicx_jax.prepare import prepare\n'
+        'from mlvicx_jax.data.prepare import prepare\n'
         'real = radiograph.read_radiograph\n'
         'def read(path):\n'
         '    if path.name == "00000008_000.png": os.kill(os.getpid(), signal.SIGKILL)\n'
@@ -367,7 +426,7 @@ def test_official_lists_are_known_by_their_hash(tmp_path):
 
 def test_unofficial_lists_are_recorded_and_printed(tmp_path, capsys):
     lists = write_release(tmp_path / 'raw')
-    prepare_lib.main(
+    prepare_command.main(
         [
             '--dataset',
             'nih_chestxray14',

@@ -159,9 +159,7 @@ def test_bad_files_have_their_reason_and_the_rest_their_scores(
     )
     found = rows(out)
     assert [row['path'] for row in found] == list(map(str, paths))
-    for row, reason in zip(
-        found, ('neither PNG nor JPEG nor DICOM', '', 'truncated', 'does not exist', 'empty', '')
-    ):
+    for row, reason in zip(found, ('none of PNG, JPEG, DICOM', '', 'truncated', 'does not exist', 'empty', '')):
         assert bool(row['error']) == bool(reason) and reason in row['error']
         if reason:
             assert {row[name] for name in data.label_names} == {''}

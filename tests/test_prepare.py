@@ -16,7 +16,7 @@ from mlvicx_jax.data import prepare as prepare_lib
 from mlvicx_jax.data.prepare import prepare, read_report
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.errors import UserError
-from mlvicx_jax_datasets import radiograph, release
+from mlvicx_jax_datasets import archives, dicom, radiograph, records
 
 OPTIONS = {'size': 32}
 
@@ -60,7 +60,7 @@ def test_run_with_bad_images_fails_at_its_end_and_lists_them(tmp_path, spoiled, 
     for name, words in (
         (spoiled['train_val'][0], 'truncated'),
         (spoiled['train_val'][5], 'is empty'),
-        (spoiled['test'][1], 'neither PNG nor JPEG nor DICOM'),
+        (spoiled['test'][1], 'none of PNG, JPEG, DICOM'),
     ):
         assert words in reasons[name]
     with pytest.raises(UserError, match='manual_dir'):  # training does not take it for prepared
@@ -104,9 +104,9 @@ def test_missing_decoder_ends_the_run_at_once(tmp_path, monkeypatch):
     lists = write_release(tmp_path / 'raw')
     for name in lists['train_val'][:2]:  # content decides
         dicoms.write(tmp_path / 'raw/images' / name, np.zeros((8, 8), np.uint8))
-    release.dicom.require.cache_clear()
+    dicom.require.cache_clear()
     monkeypatch.setitem(sys.modules, 'pydicom', None)
-    with pytest.raises(release.dicom.NotInstalled):
+    with pytest.raises(dicom.NotInstalled):
         prepare('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
 
 
@@ -127,26 +127,27 @@ def test_stream_keeps_the_order_of_archives_and_reads_each_once(tmp_path):
                 member = tarfile.TarInfo(f'images/{name}')
                 member.size = len(name)
                 archive.addfile(member, io.BytesIO(name.encode()))
-    assert [(n, d.decode()) for n, d in release.stream_tar(paths)] == [
+    wanted = {name for inside in names for name in inside}
+    assert [(n, d.decode()) for n, d in archives.stream_tar(paths, wanted)] == [
         (name, name) for inside in names for name in inside
     ]
 
 
 def test_drawn_test_patients_depend_on_seed_and_ids_alone():
-    records = [release.Record(f'{p}_{i}', str(p)) for p in range(50) for i in range(1 + p % 3)]
-    one = release.draw_test(records, 0.2, 0)
-    two = release.draw_test(records[::-1], 0.2, 0)
+    films = [records.Record(f'{p}_{i}', str(p)) for p in range(50) for i in range(1 + p % 3)]
+    one = records.draw_test(films, 0.2, 0)
+    two = records.draw_test(films[::-1], 0.2, 0)
     patients = [{r.patient_id for r in split['test']} for split in (one, two)]
     assert patients[0] == patients[1] and len(patients[0]) == 10
     assert not patients[0] & {r.patient_id for r in one['train_val']}
-    assert patients[0] != {r.patient_id for r in release.draw_test(records, 0.2, 1)['test']}
-    assert len(one['train_val']) + len(one['test']) == len(records)
+    assert patients[0] != {r.patient_id for r in records.draw_test(films, 0.2, 1)['test']}
+    assert len(one['train_val']) + len(one['test']) == len(films)
 
 
 def test_list_hash_is_the_hash_of_a_split(tmp_path):
     lists = write_release(tmp_path / 'raw')
     data = open_dataset('nih_chestxray14', tmp_path / 'data', tmp_path / 'raw', OPTIONS)
-    assert data.splits['test'].hash == release.list_hash(lists['test'])
+    assert data.splits['test'].hash == records.list_hash(lists['test'])
 
 
 def test_sorting_on_disk_gives_what_sorting_in_memory_gives(tmp_path, monkeypatch):

@@ -75,7 +75,7 @@ def test_any_truncation_is_refused(tmp_path, form):
     cuts = [*range(3, len(data.getvalue()), 97), len(data.getvalue()) - 1]
     for cut in cuts:
         path.write_bytes(data.getvalue()[:cut])
-        with pytest.raises(UserError, match=f'cut.{form}.*(truncated|neither)'):
+        with pytest.raises(UserError, match=f'cut.{form}.*(truncated|none of)'):
             radiograph.read_image(path)
 
 
@@ -96,7 +96,7 @@ def test_other_damage_is_refused(tmp_path, picture):
     cases = {
         'missing.png': (None, 'does not exist'),
         'empty.png': (b'', 'is empty'),
-        'page.png': (b'<html>not found</html>', 'neither PNG nor JPEG'),
+        'page.png': (b'<html>not found</html>', 'none of PNG, JPEG'),
         'flipped.png': (bytes(png), 'checksum'),
         'hollow.jpg': (b'\xff\xd8\xff\xd9', 'can not be decoded'),
     }

@@ -1,6 +1,7 @@
 """RSNA: several rows per image, three classes, and NIH's split through the id mapping."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from dicoms import write
 
 from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
+from mlvicx_jax_datasets import radiograph
 
 LABELS, CLASSES = 'stage_2_train_labels.csv', 'stage_2_detailed_class_info.csv'
 OTHER = 'No Lung Opacity / Not Normal'
@@ -114,7 +116,7 @@ def test_mapping_is_checked(tmp_path):
 @pytest.mark.parametrize(
     'name,old,new,words',
     [
-        (LABELS, 'Target', 'target', "no column 'Target'"),
+        (LABELS, 'Target', 'aim', "no column 'Target'"),
         (LABELS, 'id01,,,,,0', 'id01,,,,,1', "Target is '1'"),
         (LABELS, 'id01,,,,,0', 'id01,,,,,0\nid01,,,,,0', 'id01 is there twice'),
         (LABELS, 'id01,', 'id77,', f'id77 is not in {CLASSES}'),
@@ -130,3 +132,47 @@ def test_bad_tables(tmp_path, name, old, new, words):
     with pytest.raises(UserError, match=words) as error:
         prepare('rsna_pneumonia', tmp_path / 'data', tmp_path / 'raw', {'size': 32})
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('folder', ['stage_2_train_images', 'png'])
+def test_copies_as_pictures_with_the_table_that_pandas_wrote(tmp_path, folder):
+    write_release(tmp_path / 'raw')
+    expected = prepare('rsna_pneumonia', tmp_path / 'dicom', tmp_path / 'raw', {'size': 32})
+    for path in sorted((tmp_path / 'raw/stage_2_train_images').iterdir()):
+        target = tmp_path / 'raw' / folder / f'{path.stem}.png'
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(radiograph.encode_png(radiograph.read_image(path)))
+        path.unlink()
+    if folder == 'png':
+        (tmp_path / 'raw/stage_2_train_images').rmdir()
+    table = tmp_path / 'raw' / LABELS
+    table.write_text(
+        re.sub(r',([01])$', r',\1.0', table.read_text().replace('patientId', 'patient_id'), flags=re.M)
+    )
+    found = prepare('rsna_pneumonia', tmp_path / 'png', tmp_path / 'raw', {'size': 32})
+    for split in ('train_val', 'test'):
+        one, other = _examples(expected, split), _examples(found, split)
+        assert one.keys() == other.keys()
+        for image in one:
+            np.testing.assert_array_equal(one[image]['image'], other[image]['image'])
+            np.testing.assert_array_equal(one[image]['bboxes']['bbox'], other[image]['bboxes']['bbox'])
+            assert other[image]['labels'].tolist() == one[image]['labels'].tolist()
+
+
+def test_equal_films_of_a_drawn_split_are_in_one_split(tmp_path):
+    write_release(tmp_path / 'raw')
+    folder = tmp_path / 'raw/stage_2_train_images'
+    for i in range(6):
+        (folder / f'id{i + 6:02}.dcm').write_bytes((folder / f'id{i:02}.dcm').read_bytes())
+    for seed in range(3):
+        builder = prepare(
+            'rsna_pneumonia', tmp_path / 'data', tmp_path / 'raw', {'size': 32, 'split_seed': seed}
+        )
+        numbers = {int(image[2:]) % 6 for image in _examples(builder, 'test')}
+        assert len(_examples(builder, 'test')) == 2 * len(numbers) > 0
+        assert len(_examples(builder, 'train_val')) + 2 * len(numbers) == 12
+    write_release(tmp_path / 'raw', mapping=True)
+    for path in folder.iterdir():
+        path.write_bytes((folder / 'id00.dcm').read_bytes())
+    builder = prepare('rsna_pneumonia', tmp_path / 'nih', tmp_path / 'raw', {'size': 32})  # NIH's own lists
+    assert any('4 films of test are also in train_val' in note for note in builder.info.metadata['notes'])

@@ -9,7 +9,7 @@ from dicoms import write
 
 from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
-from mlvicx_jax_datasets import release
+from mlvicx_jax_datasets import pictures, radiograph
 from mlvicx_jax_datasets.siim_pneumothorax import siim_pneumothorax_dataset_builder as siim
 
 SIDE = 1024
@@ -106,6 +106,19 @@ def test_both_forms(tmp_path, masks, stage2):
         assert (example['age'], example['view'], example['sex']) == (62, 0, 1)
 
 
+def test_copies_as_smaller_pictures_keep_their_masks(tmp_path, masks):
+    write_release(tmp_path / 'raw', masks)
+    expected = _examples(prepare('siim_pneumothorax', tmp_path / 'dicom', tmp_path / 'raw', {'size': 64}))
+    for path in sorted((tmp_path / 'raw').rglob('*.dcm')):
+        small = radiograph.resize(radiograph.read_image(path), 256)
+        path.with_suffix('.png').write_bytes(radiograph.encode_png(small))
+        path.unlink()
+    found = _examples(prepare('siim_pneumothorax', tmp_path / 'png', tmp_path / 'raw', {'size': 64}))
+    assert found.keys() == expected.keys()
+    for image in expected:
+        np.testing.assert_array_equal(found[image]['mask'], expected[image]['mask'])
+
+
 def test_mask_at_full_size_is_exact(tmp_path, masks):
     write_release(tmp_path / 'raw', masks)
     found = _examples(prepare('siim_pneumothorax', tmp_path / 'data', tmp_path / 'raw', {'size': SIDE}))
@@ -126,10 +139,10 @@ def test_balanced(tmp_path, masks):
 def test_enlarged_and_thin_masks():
     dot = np.zeros((64, 64), bool)
     dot[10, 20] = True
-    assert release.shrink_mask(dot, 8).sum() == 1 and release.shrink_mask(dot, 8)[1, 2]
-    assert release.shrink_mask(dot, 64)[10, 20] == 1
-    assert release.shrink_mask(~dot, 100).mean() > 0.99
-    assert not release.shrink_mask(np.zeros((64, 64), bool), 8).any()
+    assert pictures.shrink_mask(dot, 8).sum() == 1 and pictures.shrink_mask(dot, 8)[1, 2]
+    assert pictures.shrink_mask(dot, 64)[10, 20] == 1
+    assert pictures.shrink_mask(~dot, 100).mean() > 0.99
+    assert not pictures.shrink_mask(np.zeros((64, 64), bool), 8).any()
 
 
 @pytest.mark.parametrize(

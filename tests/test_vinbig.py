@@ -9,6 +9,7 @@ from dicoms import write
 
 from mlvicx_jax.data.prepare import prepare, read_report
 from mlvicx_jax.errors import UserError
+from mlvicx_jax_datasets import radiograph
 from mlvicx_jax_datasets.vinbig_cxr import vinbig_cxr_dataset_builder as vinbig
 
 KAGGLE_HEADER = 'image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max'
@@ -121,6 +122,27 @@ def test_kaggle_and_the_rule_of_readers(tmp_path, rule, first, second):
     assert any(rule in note for note in builder.info.metadata['notes'])
 
 
+@pytest.mark.parametrize('sides', [False, True])
+def test_copies_as_smaller_pictures_have_boxes_where_the_scale_is_known(tmp_path, sides):
+    write_kaggle(tmp_path / 'raw')
+    expected = _examples(prepare('vinbig_cxr', tmp_path / 'dicom', tmp_path / 'raw', {'size': 32}))
+    for path in sorted((tmp_path / 'raw/train').iterdir()):
+        small = radiograph.resize(radiograph.read_image(path), 50)
+        path.with_suffix('.png').write_bytes(radiograph.encode_png(small))
+        path.unlink()
+    if sides:  # as the known copies on Kaggle have them
+        header, *rows = (tmp_path / 'raw/train.csv').read_text().splitlines()
+        lines = [f'{header},width,height', *(f'{row},80,100' for row in rows)]
+        (tmp_path / 'raw/train.csv').write_text('\n'.join(lines))
+    builder = prepare('vinbig_cxr', tmp_path / 'png', tmp_path / 'raw', {'size': 32})
+    found = _examples(builder)
+    assert {i: f[1] for i, f in found.items()} == {i: f[1] for i, f in expected.items()}
+    assert found['img0'][2] == (expected['img0'][2] if sides else [])
+    assert any('1 films are copies of unknown scale' in n for n in builder.info.metadata['notes']) == (
+        not sides
+    )
+
+
 def test_physionet(tmp_path):
     write_physionet(tmp_path / 'raw')
     options = {'size': 32, 'form': 'physionet'}
@@ -144,7 +166,7 @@ def test_physionet(tmp_path):
         ('Cardiomegaly,3', 'Cardiomegaly,4', "class_id is '4'"),
         ('40,20,60,80', '40,20,30,80', 'is empty'),
         ('40,20,60,80', '40,x,60,80', 'expected four numbers'),
-        ('Cardiomegaly,3', 'Cardiomegal\xdf,3', 'not UTF-8'),
+        ('Cardiomegaly,3', 'Cardiomegal\x81,3', 'neither UTF-8 nor'),
     ],
 )
 def test_bad_table(tmp_path, old, new, words):
@@ -164,7 +186,7 @@ def test_bad_files_are_rows_of_the_report(tmp_path):
     (train / 'img3.dicom').write_bytes((train / 'img3.dicom').read_bytes()[:-900])
     _film(train / 'img4.dicom', 4, modality='CT')
     _film(train / 'img5.dicom', 5, PixelData=None)
-    _film(train / 'img0.dicom', 0, Columns=30, Rows=100, PixelData=bytes(6000))  # boxes outside
+    _film(train / 'img0.dicom', 0, Columns=30, Rows=100, PixelData=bytes(range(250)) * 24)  # boxes outside
     arguments = 'vinbig_cxr', tmp_path / 'data', tmp_path / 'raw', {'size': 32}
     with pytest.raises(UserError, match='6 of 10 images.*--allow_bad 6'):
         prepare(*arguments, allow_bad=5)
@@ -174,7 +196,7 @@ def test_bad_files_are_rows_of_the_report(tmp_path):
         'img0.dicom': 'outside the 30 x 100 image',
         'img1': 'no image file',
         'img2.dicom': 'empty',
-        'img3.dicom': 'can not be decoded',
+        'img3.dicom': 'truncated or damaged',
         'img4.dicom': 'Modality CT',
         'img5.dicom': 'no pixel data',
     }.items():

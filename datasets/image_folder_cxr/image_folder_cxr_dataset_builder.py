@@ -1,4 +1,4 @@
-"""Anyone's own radiographs: a folder of PNG, JPEG and DICOM files, with or without a table."""
+"""Anyone's own radiographs: a folder of films in any format, with or without a table."""
 
 import collections
 import dataclasses
@@ -6,51 +6,37 @@ import functools
 import pathlib
 import re
 
-import numpy as np
 import tensorflow_datasets.public_api as tfds
 
 from mlvicx_jax.errors import UserError
 
-from .. import radiograph, release, schema
+from .. import columns, discovery, identity, labels, release, schema, words
+from ..columns import SPLITS
+from ..copies import equal_files, of_one_patient
+from ..records import Record, check, draw_test, some
+from .folders import read_folders
+from .table import UNCERTAIN, read_table
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.dcm', '.dicom')
-# What a column may be called, in any case; the first that is there is taken.
-COLUMNS = {
-    'image': ('image', 'image_path', 'path', 'file', 'filename', 'image_id'),
-    'label': ('labels', 'label', 'finding', 'findings', 'class'),
-    'patient': ('patient_id', 'patientid', 'patient', 'subject_id'),
-    'split': ('split', 'fold', 'set'),
-    'mask': ('mask', 'mask_path', 'masks'),
-    'view': ('view', 'view_position'),
-    'sex': ('sex', 'gender'),
-    'age': ('age',),
-}
-SPLITS = {
-    'train': 'train_val',
-    'training': 'train_val',
-    'val': 'train_val',
-    'valid': 'train_val',
-    'validation': 'train_val',
-    'train_val': 'train_val',
-    'dev': 'train_val',
-    'test': 'test',
-    'testing': 'test',
-}
+TABLES = ('.csv', '.tsv', '.tab')
+WORKBOOKS = ('.xlsx', '.xls', '.ods')
+NO_TABLE = 'none'
 
 
 @dataclasses.dataclass(eq=False)
 class Config(release.Config):
-    """See README.md. `title` names the prepared set and has to be given."""
+    """See README.md. `title` names the prepared set; where it is empty, `prepare` gives the folder's name."""
 
     title: str = ''
     table: str = ''
+    columns: str = ''
+    uncertain: str = 'negative'
     masks: bool = False
     split: str = 'given'
     test_fraction: float = 0.2
     split_seed: int = 0
 
     def __post_init__(self):
-        if not re.fullmatch(r'[A-Za-z0-9_]+', self.title):
+        if not re.fullmatch(r'[A-Za-z0-9_]*', self.title):
             raise UserError(
                 f'image_folder_cxr: option title is {self.title!r}; name the set that '
                 'your folder becomes, in letters, digits and _, such as title=mine'
@@ -60,6 +46,8 @@ class Config(release.Config):
                 f'image_folder_cxr: option table is {self.table!r}, expected the name '
                 'of a CSV file in manual_dir'
             )
+        columns.parse_mapping(self.columns)
+        self.expect('uncertain', UNCERTAIN)
         self.expect('split', ('given', 'random'))
         if not 0 < self.test_fraction < 1:
             raise UserError(
@@ -74,133 +62,105 @@ class Builder(release.ReleaseBuilder):
     BUILDER_CONFIGS = []
     OWN_FILES = True  # one title is one folder's
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        'manual_dir is your folder of PNG, JPEG and DICOM files, in any subfolders, with or '
+        'manual_dir is your folder of films (PNG, JPEG, DICOM, TIFF, BMP or WebP), in any subfolders, with or '
         'without a CSV table; see the README of image_folder_cxr.'
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
         return schema.info(self, None, structures={'mask': ('mask', 1)} if self.builder_config.masks else {})
 
-    def _read(self, root: pathlib.Path) -> dict[str, list[release.Record]]:
-        table = self._find_table(root)
-        entries = self._read_folders(root) if table is None else self._read_table(root, table)
-        labels = tuple(sorted({name for record, _ in entries for name in record.labels}))
-        schema.set_labels(self.info, labels)
-        self.note(f'labels: {", ".join(labels) or "none"}')
-        if all(record.patient_id == record.image_id for record, _ in entries):
-            self.note('no patient ids are given: each image counts as a patient')
-        return self._split(root, entries)
+    def _read(self, root: pathlib.Path) -> dict[str, list[Record]]:
+        config, table, films = self.builder_config, self._find_table(root), discovery.find_films(root)
+        self.note_passed_over(films)
+        if table is not None:
+            entries, findings = read_table(root, table, config, films, self.note)
+        elif config.masks or config.columns:
+            raise UserError(f'{root}: options masks and columns need a CSV table with a column of images')
+        else:
+            entries, findings = read_folders(root, films, self.note), []
+        entries = self._name_labels(self._without_one_for_all(entries), findings)
+        return self._join_ids(self._split(root, entries))
 
     def _find_table(self, root: pathlib.Path) -> pathlib.Path | None:
         if self.builder_config.table:
-            return root / self.builder_config.table
-        tables = sorted(root.glob('*.csv'))
+            return None if self.builder_config.table == NO_TABLE else root / self.builder_config.table
+        files = [path for path in sorted(root.iterdir()) if path.is_file() and not path.name.startswith('.')]
+        tables = [path for path in files if path.suffix.lower() in TABLES]
+        books = [path for path in files if path.suffix.lower() in WORKBOOKS and path.name[0] != '~']
         if len(tables) > 1:
             raise UserError(
-                f'{root}: has {len(tables)} CSV files '
-                f'({release.some(t.name for t in tables)}); say which is the table of '
-                'the images with option table=NAME.csv'
+                f'{root}: has {len(tables)} CSV files ({some(t.name for t in tables)}); say which is the table '
+                f'of the images with option table=NAME.csv, or table={NO_TABLE} to read the folders alone'
+            )
+        if books and not tables:
+            raise UserError(
+                f'{books[0]}: workbooks are not read; save it as CSV, or give option table={NO_TABLE} to read '
+                'the folders alone'
             )
         return tables[0] if tables else None
 
-    def _read_folders(self, root: pathlib.Path) -> list[tuple[release.Record, str]]:
-        """<split>/<class>/image, <class>/image, <split>/image or images alone, with their splits."""
-        if self.builder_config.masks:
-            raise UserError(f'{root}: option masks needs a CSV table with the columns image and mask')
-        self.note('read from folders')
-        entries = []
-        for path in sorted(root.rglob('*')):
-            if path.suffix.lower() not in SUFFIXES:
-                continue
-            name = path.relative_to(root).as_posix()
-            split, *folders = [*path.relative_to(root).parts[:-1]] or ['']
-            if split.lower() not in SPLITS:
-                split, folders = '', [split, *folders]
-            label = folders[0] if folders and folders[0] != 'images' else ''
-            entries.append((release.Record(name, name, path, (label,) if label else ()), split))
-        if not entries:
-            raise UserError(f'{root}: no image is there (looked for {", ".join(SUFFIXES)} in all its folders)')
-        return entries
+    def _name_labels(self, entries: list[tuple[Record, str]], findings: list[str]) -> list[tuple[Record, str]]:
+        """Joins the spellings of each label, and names the labels of the set, also `findings` no film has."""
+        counts = collections.Counter(name for record, _ in entries for name in record.labels)
+        stored, notes = labels.join_spellings(dict.fromkeys(findings, 0) | counts)
+        for line in notes:
+            self.note(line)
+        names = tuple(sorted({*stored.values()}))
+        schema.set_labels(self.info, names)
+        self.note(f'labels: {", ".join(names) or "none"}')
+        if names and all(words.whole(name) for name in names):
+            self.note('the labels are numbers; questions about them need to know what they mean')
+        return [
+            (dataclasses.replace(record, labels=tuple(stored[name] for name in record.labels)), split)
+            for record, split in entries
+        ]
 
-    def _read_table(self, root: pathlib.Path, table: pathlib.Path) -> list[tuple[release.Record, str]]:
-        header = release.read_csv(table)[0]
-        lower = [name.lower() for name in header]
-        columns = {
-            key: header[lower.index(found)]
-            for key, names in COLUMNS.items()
-            if (found := next((n for n in names if n in lower), None))
-        }
-        for key in ('image', 'mask') if self.builder_config.masks else ('image',):
-            if key not in columns:
-                raise UserError(
-                    f'{table}: no column of {key}s (found: {", ".join(header)}; it may '
-                    f'be called {", ".join(COLUMNS[key])})'
-                )
-        used = ', '.join(f'{key} = {name!r}' for key, name in columns.items())
-        self.note(f'columns of {table.name}: {used}')
-        if 'mask' in columns and not self.builder_config.masks:
-            self.note(f'{table.name} has masks, which are not used; give option masks=True for them')
-        entries, lines = [], {}
-        for where, fields in release.read_columns(table, list(columns.values())):
-            row = dict(zip(columns, fields))
-            name = row['image']
-            if not name:
-                raise UserError(f'{where}: no image is named')
-            if name in lines:
-                raise UserError(
-                    f'{where}: {name} is there twice ({lines[name]}); join its labels with | in one row'
-                )
-            lines[name] = where.rpartition(', ')[2]
-            age = schema.years(re.sub(r'\.0$', '', row.get('age', '')))
-            if age is None:
-                raise UserError(f'{where}: age is {row["age"]!r}, expected years such as 58 or 058Y')
-            record = release.Record(
-                name,
-                row.get('patient') or name,
-                _inside(root, name, where),
-                tuple(filter(None, (text.strip() for text in row.get('label', '').split('|')))),
-                row.get('view', ''),
-                row.get('sex', ''),
-                age,
-                mask=self._mask(root, row, where),
-            )
-            entries.append((record, row.get('split', '')))
-        if not any(record.path.exists() for record, _ in entries):
-            raise UserError(
-                f'{table}: no image of column {columns["image"]!r} exists below '
-                f'{root}; give paths relative to manual_dir'
-            )
-        return entries
-
-    def _mask(self, root: pathlib.Path, row: dict[str, str], where: str):
-        if not self.builder_config.masks:
-            return None
-        if not row['mask']:
-            raise UserError(
-                f'{where}: no mask is named; give an all-black one where nothing is marked, or take the row out'
-            )
-        return functools.partial(
-            read_mask, tuple(_inside(root, name.strip(), where) for name in row['mask'].split('|'))
+    def _without_one_for_all(self, entries: list[tuple[Record, str]]) -> list[tuple[Record, str]]:
+        """The entries, without a PatientID that all headers share: so exports are made anonymous."""
+        films = [record for record, _ in entries]
+        if (
+            len(films) < 2
+            or len({record.patient for record in films}) > 1
+            or any(identity.of_header(record.path) != record.patient_id for record in films[:3])
+        ):
+            return entries
+        self.note(
+            'all films have one PatientID in their headers, so each of them counts as a patient; if it is one, '
+            'nothing can be learnt from the test split',
+            [films[0].patient_id],
         )
+        return [(dataclasses.replace(record, patient_id=record.image_id), split) for record, split in entries]
 
-    def _split(
-        self, root: pathlib.Path, entries: list[tuple[release.Record, str]]
-    ) -> dict[str, list[release.Record]]:
+    def _join_ids(self, splits: dict[str, list[Record]]) -> dict[str, list[Record]]:
+        """Gives all films of a patient one spelling of its id, for whoever compares ids later."""
+        check(self.name, splits)  # which tells the spellings
+        known = [r for part in splits.values() for r in part if r.patient_id != r.image_id]
+        chosen = identity.join((record.patient, record.patient_id) for record in known)
+        several = {record.patient_id for record in known} - {*chosen.values()}
+        if several:
+            self.note(f'{len(several)} patient ids are spelled in several ways, which are joined', several)
+        return {
+            split: [dataclasses.replace(r, patient_id=chosen.get(r.patient, r.patient_id)) for r in part]
+            for split, part in splits.items()
+        }
+
+    def _split(self, root: pathlib.Path, entries: list[tuple[Record, str]]) -> dict[str, list[Record]]:
         records, config = [record for record, _ in entries], self.builder_config
-        if config.split == 'random' or not any(split for _, split in entries):
+        if config.split == 'random' or all(words.is_blank(split) for _, split in entries):
             self.note(
                 f'split: {config.test_fraction:.0%} of the patients are test, drawn with '
                 f'seed {config.split_seed}'
             )
-            return release.draw_test(records, config.test_fraction, config.split_seed)
-        splits: dict[str, list[release.Record]] = {'train_val': [], 'test': []}
+            self.draw = functools.partial(draw_test, fraction=config.test_fraction, seed=config.split_seed)
+            return self.draw(records)
+        splits: dict[str, list[Record]] = {'train_val': [], 'test': []}
         for record, split in entries:
-            if split.lower() not in SPLITS:
+            if words.plain(split) not in SPLITS:
                 raise UserError(
-                    f'{root}: the split of {record.image_id} is {split!r}, expected '
-                    f'one of {", ".join(SPLITS)}; or give split=random'
+                    f'{root}: the split of {some([record.image_id])} is {split[:80]!r}, expected one of '
+                    f'{", ".join(SPLITS)}; or give split=random'
                 )
-            splits[SPLITS[split.lower()]].append(record)
+            splits[SPLITS[words.plain(split)]].append(record)
         if not all(splits.values()):
             raise UserError(
                 f'{root}: all images are in {next(s for s in splits if splits[s])}; '
@@ -208,24 +168,10 @@ class Builder(release.ReleaseBuilder):
             )
         counts = collections.Counter(split for _, split in entries)
         self.note('split: as given (' + ', '.join(f'{s}: {n}' for s, n in counts.items()) + ')')
-        return splits
+        return {split: self._keep_together(part) for split, part in splits.items()}
 
-
-def read_mask(paths: tuple[pathlib.Path, ...]) -> np.ndarray:
-    """The union of mask files as bool [H, W]: what is brighter than half of a file's brightest."""
-    masks = []
-    for path in paths:
-        mask = radiograph.read_image(path)
-        masks.append(mask > mask.max() / 2)
-    if len({mask.shape for mask in masks}) > 1:
-        raise UserError(
-            f'{paths[0]}: masks of one image differ in shape ({", ".join(str(mask.shape) for mask in masks)})'
-        )
-    return np.logical_or.reduce(masks)
-
-
-def _inside(root: pathlib.Path, name: str, where: str) -> pathlib.Path:
-    path = pathlib.PurePosixPath(name.replace('\\', '/'))
-    if path.is_absolute() or '..' in path.parts:
-        raise UserError(f'{where}: {name!r} leads out of manual_dir; give a path relative to it')
-    return root / path
+    def _keep_together(self, part: list[Record]) -> list[Record]:
+        """Equal files as one patient's, so that no film is in validation whose copy is in training."""
+        by_path = {record.path: record.image_id for record in part}
+        groups = ([by_path[path] for path in group] for group in equal_files(by_path))
+        return of_one_patient(part, groups)

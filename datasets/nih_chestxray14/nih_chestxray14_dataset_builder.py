@@ -9,9 +9,9 @@ import tensorflow_datasets.public_api as tfds
 
 from mlvicx_jax.errors import UserError
 
-from .. import nih_lists, release, schema
+from .. import discovery, nih_lists, release, schema, tables, words
 from ..nih_lists import LISTS
-from ..release import some
+from ..records import Box, Record, read_box, some
 
 # The order of the data set's paper and CSV documentation; 'No Finding' is NIH's own fifteenth.
 LABELS = (
@@ -60,6 +60,7 @@ class Builder(release.ReleaseBuilder):
     """Splits `train_val` and `test`, which are NIH's official lists."""
 
     BUILDER_CONFIGS = [Config()]
+    published = True
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Get ChestX-ray14 from the NIH Clinical Center's public release: manual_dir holds "
         'images_001.tar.gz to images_012.tar.gz as downloaded, or unpacked images/ (or '
@@ -71,7 +72,7 @@ class Builder(release.ReleaseBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return schema.info(self, LABELS, 'https://nihcc.app.box.com/v/ChestXray-NIHCC')
 
-    def _read(self, root: pathlib.Path) -> dict[str, list[release.Record]]:
+    def _read(self, root: pathlib.Path) -> dict[str, list[Record]]:
         # All of the text is checked here: a mistake should not cost half an hour of decoding.
         table = _read_table(root)
         lists = nih_lists.read_lists(root)
@@ -83,8 +84,8 @@ class Builder(release.ReleaseBuilder):
         boxes = _read_boxes(root / BOXES)
         nih_lists.describe(lists, self)
 
-        def record(image_id: str) -> release.Record:
-            return release.Record(
+        def record(image_id: str) -> Record:
+            return Record(
                 image_id,
                 path=paths and paths[image_id],
                 boxes=tuple(boxes.get(image_id, ())),
@@ -98,53 +99,42 @@ def _read_table(root: pathlib.Path) -> dict[str, Entry]:
     """Reads the table by column name: its header splits into other names than its rows' fields."""
     path = next((root / name for name in TABLES if (root / name).exists()), root / TABLES[0])
     table = {}
-    for where, row in release.read_columns(path, _COLUMNS, 'use the table as NIH published it'):
+    for where, row in tables.read_columns(path, _COLUMNS, 'use the table as NIH published it'):
         image_id, findings, patient_id, age, sex, view = row
         if image_id in table:
             raise UserError(f'{where}: {image_id} is there twice; remove one row')
         labels = tuple(_finding(f, where) for f in findings.split('|'))
-        if not patient_id.isdecimal():
-            raise UserError(f'{where}: Patient ID is {patient_id!r}, expected digits')
+        patient = words.whole(patient_id)
+        if patient is None:
+            raise UserError(f'{where}: Patient ID is {patient_id[:80]!r}, expected digits')
         table[image_id] = Entry(
-            labels,
-            str(int(patient_id)),
-            _age(age, where),
-            sex if sex in SEXES else 'unknown',
-            view if view in VIEWS else 'unknown',
+            labels, patient, _age(age, where), words.sex(sex) or 'unknown', words.view(view) or 'unknown'
         )
     return table
 
 
-def _read_boxes(path: pathlib.Path) -> dict[str, list[release.Box]]:
+def _read_boxes(path: pathlib.Path) -> dict[str, list[Box]]:
     """Boxes per image; the header has four names too few, of which three are empty."""
-    header, rows = release.read_csv(path)
-    start = next((i for i, name in enumerate(header) if name.startswith('Bbox')), None)
-    for name, found in (
-        ('Image Index', 'Image Index' in header),
-        ('Finding Label', 'Finding Label' in header),
-        ('Bbox [x,y,w,h]', start is not None),
-    ):
-        if not found:
-            raise UserError(f'{path}: no column {name!r} (found: {", ".join(header)})')
+    table = tables.open_table(path)
+    image, label = table.column('Image Index'), table.column('Finding Label')
+    start = next((i for i, name in enumerate(table.header) if name.lower().startswith('bbox')), None)
+    for name, column in (('Image Index', image), ('Finding Label', label), ('Bbox [x,y,w,h]', start)):
+        if column is None:
+            raise UserError(f'{path}: no column {name!r} ({tables.found(table)})')
     boxes = collections.defaultdict(list)
-    for line, row in rows:
-        where = f'{path}, line {line}'
-        try:
-            name, finding = row[header.index('Image Index')], row[header.index('Finding Label')]
-        except IndexError:
-            raise UserError(
-                f'{where}: {",".join(row)!r}, expected an image, a finding and four numbers'
-            ) from None
-        boxes[name].append(release.read_box(_finding(finding, where), row[start : start + 4], where, BOX_FRAME))
+    for where, row in table.rows():
+        if len(row) <= max(image, label):
+            raise UserError(f'{where}: {",".join(row)[:80]!r}, expected an image, a finding and four numbers')
+        name, finding = row[image], row[label]
+        boxes[name].append(read_box(_finding(finding, where), row[start : start + 4], where, BOX_FRAME))
     return boxes
 
 
 def _find_images(root: pathlib.Path) -> dict[str, pathlib.Path] | None:
-    """Every PNG by name: under images/, or under Kaggle's images_001/images and its siblings."""
-    folders = [f for f in (root / 'images', *sorted(root.glob('images_*/images'))) if f.is_dir()]
-    if not folders:
-        return None
-    return {path.name: path for folder in folders for path in folder.iterdir()}
+    """Every film by its PNG's name: under images/, or Kaggle's images_001/ and its siblings, at any depth."""
+    folders = [f for f in sorted(root.glob('images*')) if f.is_dir()]
+    paths = discovery.find_films(folders).paths
+    return {f'{path.stem}.png': path for path in reversed(paths)} or None
 
 
 def _find_archives(root: pathlib.Path, official: bool) -> list[pathlib.Path]:
@@ -202,13 +192,13 @@ def _finding(text: str, where: str) -> str:
     text = text.strip()
     finding = {'Infiltrate': 'Infiltration'}.get(text, text)  # the box file's spelling
     if finding not in LABELS:
-        raise UserError(f'{where}: unknown finding {text!r}, expected one of {", ".join(LABELS)}')
+        raise UserError(f'{where}: unknown finding {text[:80]!r}, expected one of {", ".join(LABELS)}')
     return finding
 
 
 def _age(text: str, where: str) -> int:
     """Whole years of '58' or Kaggle's '058Y', '011M', '020D'; -1 where unknown or impossible."""
-    age = schema.years(text)
+    age = words.years(text)
     if age is None:
-        raise UserError(f'{where}: Patient Age is {text!r}, expected years such as 58 or 058Y')
+        raise UserError(f'{where}: Patient Age is {text[:80]!r}, expected years such as 58 or 058Y')
     return age

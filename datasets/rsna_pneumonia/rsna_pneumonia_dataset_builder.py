@@ -1,6 +1,7 @@
 """RSNA Pneumonia Detection Challenge (Kaggle, 2018, stage 2)."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -9,7 +10,8 @@ import tensorflow_datasets.public_api as tfds
 
 from mlvicx_jax.errors import UserError
 
-from .. import dicom, nih_lists, release, schema
+from .. import nih_lists, release, schema, tables, words
+from ..records import Box, Record, draw_test, read_box
 
 LABELS = ('Pneumonia', 'No Finding')
 BOXES, CLASSES = 'stage_2_train_labels.csv', 'stage_2_detailed_class_info.csv'
@@ -39,29 +41,26 @@ class Builder(release.ReleaseBuilder):
 
     BUILDER_CONFIGS = [Config()]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        f"Get Kaggle's RSNA Pneumonia Detection Challenge: manual_dir holds {IMAGES}/*.dcm, "
-        f"{BOXES} and {CLASSES}; for a split that does not leak NIH's images, also RSNA's id "
-        "mapping (pneumonia-challenge-dataset-mappings_2018.json) and NIH's train_val_list.txt "
+        f"Get Kaggle's RSNA Pneumonia Detection Challenge: manual_dir holds {IMAGES}/*.dcm (or its "
+        f"films as PNG or JPEG), {BOXES} and {CLASSES}; for a split that does not leak NIH's images, "
+        "also RSNA's id mapping (pneumonia-challenge-dataset-mappings_2018.json) and NIH's train_val_list.txt "
         'and test_list.txt.'
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
         return schema.info(self, LABELS, 'https://www.kaggle.com/c/rsna-pneumonia-detection-challenge')
 
-    def _read(self, root: pathlib.Path) -> dict[str, list[release.Record]]:
-        dicom.require()
+    def _read(self, root: pathlib.Path) -> dict[str, list[Record]]:
         classes = {}
-        for where, (image_id, name) in release.read_columns(root / CLASSES, ('patientId', 'class')):
+        for where, (image_id, name) in tables.read_columns(root / CLASSES, ('patientId', 'class')):
             if name not in MEANING:
                 raise UserError(f'{where}: unknown finding {name!r}, expected one of {", ".join(MEANING)}')
             if classes.setdefault(image_id, name) != name:  # one row per box, all alike
                 raise UserError(f'{where}: {image_id} is {name!r} here and {classes[image_id]!r} above')
         boxes = _read_boxes(root / BOXES, classes)
-        files = release.find_files(root / IMAGES, ('.dcm',))
+        files = self.find_files(root / IMAGES)
         records = [
-            release.Record(
-                image_id, image_id, files.get(image_id), MEANING[classes[image_id]], boxes=tuple(found)
-            )
+            Record(image_id, image_id, files.get(image_id), MEANING[classes[image_id]], boxes=tuple(found))
             for image_id, found in boxes.items()
         ]
         mapping = next(iter(sorted(p for p in root.glob(MAPPING) if p.is_file())), None)
@@ -79,19 +78,21 @@ class Builder(release.ReleaseBuilder):
                 'images: use the id mapping (split=nih) for such a one'
             )
             self.note('without the mapping no patient is known: each image counts as a patient')
-            return release.draw_test(records, TEST_FRACTION, seed)
+            self.draw = functools.partial(draw_test, fraction=TEST_FRACTION, seed=seed)
+            return self.draw(records)
         return self._split_by_nih(records, mapping, nih_lists.read_lists(root))
 
     def _split_by_nih(
-        self, records: list[release.Record], mapping: pathlib.Path, lists: dict[str, list[str]]
-    ) -> dict[str, list[release.Record]]:
+        self, records: list[Record], mapping: pathlib.Path, lists: dict[str, list[str]]
+    ) -> dict[str, list[Record]]:
+        self.published = True
         nih_lists.describe(lists, self)
         self.note("split: by NIH's lists; no test image is in NIH's train_val")
         nih_ids, where_listed = (
             _read_mapping(mapping),
             {name: split for split, names in lists.items() for name in names},
         )
-        splits: dict[str, list[release.Record]] = {split: [] for split in lists}
+        splits: dict[str, list[Record]] = {split: [] for split in lists}
         for record in records:
             nih_id = nih_ids.get(record.image_id)
             if nih_id is None:
@@ -108,20 +109,21 @@ class Builder(release.ReleaseBuilder):
         return splits
 
 
-def _read_boxes(path: pathlib.Path, classes: dict[str, str]) -> dict[str, list[release.Box]]:
+def _read_boxes(path: pathlib.Path, classes: dict[str, str]) -> dict[str, list[Box]]:
     """The boxes of every image, none for a negative one; a positive one has a row per box."""
-    images: dict[str, list[release.Box]] = {}
+    images: dict[str, list[Box]] = {}
     names = ('patientId', 'x', 'y', 'width', 'height', 'Target')
-    for where, (image_id, *box, target) in release.read_columns(path, names):
+    for where, (image_id, *box, target) in tables.read_columns(path, names):
         if image_id not in classes:
             raise UserError(f'{where}: {image_id} is not in {CLASSES}')
-        if target not in ('0', '1') or (target == '1') != (classes[image_id] == 'Lung Opacity'):
-            raise UserError(f'{where}: Target is {target!r}, {CLASSES} says {classes[image_id]!r}')
-        if target == '0' and image_id in images:
+        said, positive = words.flag(target), classes[image_id] == 'Lung Opacity'  # 1.0 is pandas' way
+        if said != ('positive' if positive else 'negative'):
+            raise UserError(f'{where}: Target is {target[:80]!r}, {CLASSES} says {classes[image_id]!r}')
+        if not positive and image_id in images:
             raise UserError(f'{where}: {image_id} is there twice; remove one row')
         found = images.setdefault(image_id, [])
-        if target == '1':
-            found.append(release.read_box('Pneumonia', box, where, FRAME))
+        if positive:
+            found.append(read_box('Pneumonia', box, where, FRAME))
     return images
 
 
@@ -129,10 +131,10 @@ def _read_mapping(path: pathlib.Path) -> dict[str, str]:
     """Kaggle's patientId to the NIH image name."""
     columns = ('subset_img_id', 'img_id')
     if path.suffix == '.csv':
-        rows = [row for _, row in release.read_columns(path, columns)]
+        rows = [row for _, row in tables.read_columns(path, columns)]
     else:
         try:
-            rows = [[str(row[name]) for name in columns] for row in json.loads(release.read_text(path))]
+            rows = [[str(row[name]) for name in columns] for row in json.loads(tables.read_text(path))]
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f'{path}: not the id mapping, a JSON list of objects with '

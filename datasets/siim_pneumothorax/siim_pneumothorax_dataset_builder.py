@@ -10,7 +10,8 @@ import tensorflow_datasets.public_api as tfds
 
 from mlvicx_jax.errors import UserError
 
-from .. import dicom, release, schema
+from .. import release, schema, tables
+from ..records import Record, draw_test
 
 LABELS = ('Pneumothorax',)
 FRAME = 1024  # pixels, the side of every image and mask
@@ -34,7 +35,7 @@ class Builder(release.ReleaseBuilder):
     BUILDER_CONFIGS = [Config()]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         'Get the SIIM-ACR Pneumothorax Segmentation data: manual_dir holds dicom-images-train/ and '
-        "train-rle.csv, or Kaggle's stage_2_images/ and stage_2_train.csv."
+        "train-rle.csv, or Kaggle's stage_2_images/ and stage_2_train.csv; the films may be PNG or JPEG copies."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -45,13 +46,12 @@ class Builder(release.ReleaseBuilder):
             homepage=('https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation'),
         )
 
-    def _read(self, root: pathlib.Path) -> dict[str, list[release.Record]]:
-        dicom.require()
+    def _read(self, root: pathlib.Path) -> dict[str, list[Record]]:
         folder = next((root / name for name in IMAGES if (root / name).is_dir()), root / IMAGES[0])
         runs = _read_runs(next((root / name for name in TABLES if (root / name).exists()), root / TABLES[0]))
-        files = release.find_files(folder, ('.dcm',))
+        files = self.find_files(folder)
         records = [
-            release.Record(
+            Record(
                 image_id,
                 image_id,
                 files.get(image_id),
@@ -70,13 +70,14 @@ class Builder(release.ReleaseBuilder):
             f'{config.split_seed}. All are NIH images, of which NIH pretraining may have '
             'seen some'
         )
-        splits = release.draw_test(records, TEST_FRACTION, config.split_seed)
+        draw = functools.partial(draw_test, fraction=TEST_FRACTION, seed=config.split_seed)
         if config.balanced:
-            return {split: self._balance(split, part) for split, part in splits.items()}
-        return splits
+            return {split: self._balance(split, part) for split, part in draw(records).items()}
+        self.draw = draw
+        return draw(records)
 
-    def _balance(self, split: str, records: list[release.Record]) -> list[release.Record]:
-        def rank(record: release.Record) -> bytes:
+    def _balance(self, split: str, records: list[Record]) -> list[Record]:
+        def rank(record: Record) -> bytes:
             seed = self.builder_config.split_seed
             return hashlib.sha256(f'balance/{seed}/{record.image_id}'.encode()).digest()
 
@@ -116,7 +117,7 @@ def _read_runs(path: pathlib.Path) -> dict[str, list[str]]:
     """
     images: dict[str, list[str]] = {}
     empty = set()
-    for where, (image_id, row) in release.read_columns(path, ('ImageId', 'EncodedPixels')):
+    for where, (image_id, row) in tables.read_columns(path, ('ImageId', 'EncodedPixels')):
         found = images.setdefault(image_id, [])
         if row == '-1' or not row:
             if found:

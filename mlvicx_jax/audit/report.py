@@ -10,8 +10,9 @@ import numpy as np
 from mlvicx_jax.audit.copies import find_copies, join
 from mlvicx_jax.data.films import read_film
 from mlvicx_jax.data.fractions import absent_labels
-from mlvicx_jax.data.source import RadiographSet
+from mlvicx_jax.data.source import RadiographSet, Split
 from mlvicx_jax.errors import UserError
+from mlvicx_jax_datasets import identity
 
 
 def find_folder(text: str, data_dir: pathlib.Path) -> pathlib.Path:
@@ -122,10 +123,22 @@ def _shared_patients(parts, leaks: Callable[[int, int], bool]) -> list[dict[str,
         (name_1, set_1, split_1), (name_2, set_2, split_2) = parts[one], parts[other]
         if name_1 != name_2 and not ('lists' in set_1.metadata and 'lists' in set_2.metadata):
             continue
-        ids = np.intersect1d(split_1.patient_ids, split_2.patient_ids).tolist()
+        ids = _common_patients(split_1, split_2)
         if ids:
             patients.append(_between(parts, (one, other)) | {'patients': ids, 'leak': leaks(one, other)})
     return patients
+
+
+def _common_patients(one: Split, other: Split) -> list[str]:
+    """The patients that both splits have, as `one` spells them; ids that differ in form only are one."""
+    spellings, forms = (
+        {
+            image if patient == image else identity.normal(patient): patient
+            for image, patient in zip(split.image_ids.tolist(), split.patient_ids.tolist())
+        }
+        for split in (one, other)
+    )
+    return sorted(spellings[form] for form in spellings.keys() & forms.keys())
 
 
 def _names(sets: Sequence[RadiographSet]) -> list[str]:

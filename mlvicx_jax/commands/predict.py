@@ -2,11 +2,11 @@
 
     mlvicx predict --workdir workdirs/classify films/ one.dcm --out predictions.csv
 
-Images are PNG, JPEG or DICOM files, or folders of them (in all their folders, by suffix). They pass
-through the preprocessing of training data and of evaluation. Columns: path, then the probability of
-each label (or with --embeddings the encoder's features e0, e1, ...), then error: the reason where
-an image can not be read, whose numbers are empty. A label of which training showed one class alone
-has no probability: its column is empty.
+Images are PNG, JPEG, DICOM, TIFF, BMP or WebP files, or folders of them (in all their folders, told
+by content; what is passed over is counted). They pass through the preprocessing of training data and
+of evaluation. Columns: path, then the probability of each label (or with --embeddings the encoder's
+features e0, e1, ...), then error: the reason where an image can not be read, whose numbers are empty.
+A label of which training showed one class alone has no probability: its column is empty.
 
 Exit code: 0, or 1 where an image could not be read (the others are scored), or 2 for a mistake that
 leaves nothing scored (no CSV is written).
@@ -33,8 +33,7 @@ from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.models.precision import wide
 from mlvicx_jax.run.record import Run, Trained
-from mlvicx_jax_datasets import dicom, radiograph
-from mlvicx_jax_datasets.image_folder_cxr.image_folder_cxr_dataset_builder import SUFFIXES
+from mlvicx_jax_datasets import dicom, discovery, radiograph
 from mlvicx_jax_datasets.progress import progress
 
 
@@ -76,7 +75,8 @@ def predict(workdir, images: list, out=None, embeddings: bool = False, batch_siz
     bad = 0
     with _table(out) as table:
         table.writerow(['path', *columns, 'error'])
-        rows = zip(paths, radiograph.parallel_map(read, paths, os.cpu_count() or 1))
+        names = map(discovery.printable, paths)
+        rows = zip(names, radiograph.parallel_map(read, paths, os.cpu_count() or 1))
         if out is not None:
             rows = progress(rows, len(paths), 'predict')
         while batch := list(itertools.islice(rows, batch_size)):
@@ -95,26 +95,20 @@ def predict(workdir, images: list, out=None, embeddings: bool = False, batch_siz
 
 
 def find_images(arguments: list) -> list[str]:
-    """The files that are given, and those of the folders that are, by suffix and sorted.
+    """The files that are given, and the films of the folders that are; says what is passed over.
 
     Raises:
         UserError: a folder has none.
     """
-    paths = []
-    for argument in map(pathlib.Path, arguments):
-        if not argument.is_dir():
-            paths.append(str(argument))
-            continue
-        found = sorted(
-            str(path) for path in argument.rglob('*') if path.suffix.lower() in SUFFIXES and path.is_file()
+    found = discovery.find_films(arguments)
+    if not found.paths:
+        raise UserError(
+            f'{", ".join(map(discovery.printable, arguments))}: no image is there (looked for '
+            f'{discovery.FORMATS} in all folders; {found.describe()}); give another folder, or name the files'
         )
-        if not found:
-            raise UserError(
-                f'{argument}: no image is there (looked for {", ".join(SUFFIXES)} in '
-                'all its folders); give another folder, or name the files'
-            )
-        paths += found
-    return paths
+    if found.passed_over:
+        print(found.describe(), file=sys.stderr)
+    return list(map(str, found.paths))
 
 
 def scorer(loaded: Trained, embeddings: bool) -> tuple[list[str], Callable]:
@@ -153,7 +147,7 @@ def _scores(score: Callable, batch: list, batch_size: int, size: int) -> np.ndar
 def _read(path: str, size: int) -> np.ndarray | str:
     """The image as `prepare` stores it, uint8 [size, size], or why it can not be read."""
     try:
-        return radiograph.resize(radiograph.read_image(path), size)
+        return radiograph.resize(radiograph.read_radiograph(path).image, size)
     except dicom.NotInstalled:
         raise
     except UserError as error:

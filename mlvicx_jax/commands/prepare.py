@@ -31,6 +31,16 @@ def main(argv: list[str] | None = None) -> int:
         help="a field of the set's Config, such as size=256; may be repeated",
     )
     parser.add_argument(
+        '--column',
+        action='append',
+        default=[],
+        metavar='ROLE=NAME',
+        help='what a column of your own table is, such as patient="Patient ID" or ignore=site; may be repeated',
+    )
+    parser.add_argument(
+        '--pseudonymise', action='store_true', help="store patients' ids as salted hashes (docs/data.md)"
+    )
+    parser.add_argument(
         '--allow-bad',
         type=int,
         default=0,
@@ -42,6 +52,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     options = dict(_parse_option(text) for text in args.option)
+    if args.column:
+        options['columns'] = ';'.join([options.get('columns', ''), *args.column])
+    if args.pseudonymise:
+        options['pseudonymise'] = True
     builder = prepare(args.dataset, args.data_dir, args.manual_dir, options, args.allow_bad)
     print(f'{builder.info.full_name} in {builder.data_path}')
     for split, info in builder.info.splits.items():

@@ -13,8 +13,10 @@ import os
 import pathlib
 import pickle
 import pkgutil
+import re
 import shutil
 import types
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
@@ -82,7 +84,8 @@ def prepare(
     """
     data_dir = pathlib.Path(data_dir).expanduser().absolute()
     checkout.refuse_mixture()
-    builder = _builder(name, data_dir, options or {})
+    options = _with_title(name, options or {}, manual_dir)
+    builder = _builder(name, data_dir, options)
     if _is_whole(builder):
         _check_origin(builder, manual_dir)
         return builder
@@ -90,16 +93,16 @@ def prepare(
         manual_dir = _manual_dir(builder, manual_dir)
     download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     with _readable_errors(builder.data_path), _lock(builder.data_path.parent):
-        builder = _builder(name, data_dir, options or {})  # it may have been prepared meanwhile
+        builder = _builder(name, data_dir, options)  # it may have been prepared meanwhile
         if not _is_whole(builder):
             _remove_stale(pathlib.Path(builder.data_path.parent))
             _make(builder, download_config, allow_bad)
-            builder = _builder(name, data_dir, options or {})
+            builder = _builder(name, data_dir, options)
     return builder
 
 
 def read_report(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """The report beside a set's records: 'images' stored, 'bad' [{'file', 'reason'}], 'manual_dir'.
+    """The report beside a set's records: 'images' stored, 'bad' [{'file', 'reason'}], 'notes', 'manual_dir'.
 
     None where the set was not prepared by this module.
     """
@@ -129,6 +132,7 @@ def _make(
         report = {
             'images': stored,
             'bad': getattr(builder, 'bad', []),
+            'notes': list(builder.info.metadata.get('notes', ())),
             'manual_dir': os.fspath(download_config.manual_dir or ''),
         }
         aside.mkdir(parents=True, exist_ok=True)
@@ -142,6 +146,19 @@ def _make(
             f'mlvicx prepare with --allow-bad {len(bad)}'
         )
     os.rename(aside, place)
+
+
+def _with_title(name: str, options: Mapping[str, Any], manual_dir: str | os.PathLike | None) -> dict[str, Any]:
+    """The options, and for a folder of the user's own without a title the folder's name as the title."""
+    if name != 'image_folder_cxr' or options.get('title'):
+        return dict(options)
+    if not manual_dir:
+        raise UserError(
+            f'{name}: neither option title nor manual_dir is given; give one, to say which set is meant'
+        )
+    folder = unicodedata.normalize('NFKD', pathlib.Path(manual_dir).expanduser().absolute().name)
+    folder = folder.encode('ascii', 'ignore').decode()
+    return {**options, 'title': re.sub(r'[^A-Za-z0-9]+', '_', folder).strip('_') or 'films'}
 
 
 def option_default(name: str, option: str) -> Any:
@@ -237,7 +254,7 @@ def _manual_dir(builder: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike
         )
     path = pathlib.Path(manual_dir).expanduser().absolute()
     if not path.is_dir() or not any(path.iterdir()):
-        state = 'is empty' if path.is_dir() else 'does not exist'
+        state = 'is empty' if path.is_dir() else 'is a file, unpack it' if path.exists() else 'does not exist'
         raise UserError(f'manual_dir {path} {state}. {instructions}')
     return path
 
