@@ -81,7 +81,8 @@ def get_config():
     config.eval_every_steps = 5000  # probes of the frozen encoder; 0 = never
     config.eval_every_epochs = 0  # counted in epochs instead
     config.early_stopping = ConfigDict(dict(patience=0))  # evaluations without a better one; 0 = off
-    config.eval = ConfigDict(dict(split='validation', batch_size=64, max_train_images=5000))
+    # The probes' films, and the features that they see: pooled, levels or grid.
+    config.eval = ConfigDict(dict(split='validation', batch_size=64, max_train_images=5000, readout='pooled'))
     config.checkpoint = ConfigDict(dict(every_steps=1000, keep_last=2, keep_every=0))
     return config
 

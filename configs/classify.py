@@ -27,11 +27,18 @@ SETS = {
 
 
 def get_config(argument=''):
-    """Options, separated by commas: dataset=, protocol=, fraction=, labels=, size=small."""
+    """Options, separated by commas: dataset=, protocol=, fraction=, labels=, readout=, size=small."""
     options = base.read_options(
         'configs/classify.py',
         argument,
-        dict(dataset='nih_chestxray14', protocol='finetune', fraction='1', labels='', size='full'),
+        dict(
+            dataset='nih_chestxray14',
+            protocol='finetune',
+            fraction='1',
+            labels='',
+            readout='pooled',
+            size='full',
+        ),
         dict(dataset=SETS, protocol=('frozen', 'finetune'), size=('full', 'small')),
     )
     config = supervised.get_config()
@@ -46,6 +53,7 @@ def get_config(argument=''):
         config.data.options.update(title='classified', table='')
     config.data.labelled.share = float(options['fraction'])
     config.method.labels = int(options['labels'] or labels)
+    config.method.readout = options['readout']
     config.model.context = True
     config.optim.update(learning_rate=rate, final_factor=1.0)
     config.total_epochs = 100

@@ -20,7 +20,7 @@ def get_config():
     config.data.name = 'nih_chestxray14'
     config.total_epochs = 50
     config.model.context = False
-    config.method = ConfigDict(dict(name='supervised', labels=15))
+    config.method = ConfigDict(dict(name='supervised', labels=15, readout='pooled'))
     config.views.first.update(rotation=7.0, jitter_probability=0.0, blur_probability=0.0)
     del config.views.second
     config.optim.update(

@@ -11,6 +11,7 @@ from mlvicx_jax.errors import UserError
 TASKS = 'pretrain', 'classify', 'segment'  # of a run; 'tables' is a grid of them
 PROTOCOLS = 'frozen', 'finetune'
 RESIDENT = 'none', 'host', 'device'  # where decoded training pictures are kept
+READOUTS = 'pooled', 'levels', 'grid'  # of models/readout.py
 
 # What no constructor looks at: (fields, condition, what is expected). Types are ml_collections' own
 # matter, names and options that of the constructors they are passed to.
@@ -41,6 +42,7 @@ _RULES = (
     ('eval.split', lambda v: v in ('validation', 'test'), 'validation or test'),
     ('task', lambda v: v in TASKS, f'one of {", ".join(TASKS)}'),
     ('data.resident', lambda v: v in RESIDENT, f'one of {", ".join(RESIDENT)}'),
+    ('eval.readout', lambda v: v in READOUTS, f'one of {", ".join(READOUTS)}'),
     ('optim.name', lambda v: v in optim.NAMES, f'one of {", ".join(optim.NAMES)}'),
     ('dtype data.name data.data_dir method.name', bool, 'a name'),
 )

@@ -29,6 +29,7 @@ from absl import logging
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import trained
+from mlvicx_jax.models import readout
 from mlvicx_jax.models.precision import wide
 from mlvicx_jax_datasets import dicom, radiograph
 from mlvicx_jax_datasets.image_folder_cxr.image_folder_cxr_dataset_builder import SUFFIXES
@@ -45,23 +46,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('images', nargs='+', help='files and folders')
     parser.add_argument('--out', help='the CSV; by default it is printed')
     parser.add_argument(
-        '--embeddings', action='store_true', help="the encoder's pooled features instead of probabilities"
+        '--embeddings', action='store_true', help="the encoder's features instead of probabilities"
     )
+    parser.add_argument('--readout', choices=readout.READOUTS, default='pooled', help='which features (pooled)')
     parser.add_argument('--batch-size', type=int, default=64, help='images (64)')
     args = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax tells every file it touches
     try:
-        bad = predict(args.init, args.images, args.out, args.embeddings, args.batch_size)
+        bad = predict(
+            args.init, args.images, args.out, args.readout if args.embeddings else None, args.batch_size
+        )
     except UserError as error:
         print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
         return 2
     return 1 if bad else 0
 
 
-def predict(init, images: list, out=None, embeddings: bool = False, batch_size: int = 64) -> int:
+def predict(init, images: list, out=None, embeddings: str | None = None, batch_size: int = 64) -> int:
     """Writes the CSV to `out`, or prints it; returns how many images could not be read.
 
     Memory does not grow with the number of images, and all batches are of one compiled shape.
+
+    Args:
+        embeddings: the read-out whose features take the place of the probabilities.
 
     Raises:
         UserError: no image is there, `init` holds no run or no classifier, `out` can not be
@@ -116,7 +123,7 @@ def find_images(arguments: list) -> list[str]:
     return paths
 
 
-def scorer(loaded: trained.Trained, init, embeddings: bool) -> tuple[list[str], Callable]:
+def scorer(loaded: trained.Trained, init, embeddings: str | None) -> tuple[list[str], Callable]:
     """The columns' names, and a function of uint8 [b, S, S, 1] to float32 [b, columns].
 
     Raises:
@@ -126,8 +133,9 @@ def scorer(loaded: trained.Trained, init, embeddings: bool) -> tuple[list[str], 
     if embeddings:
         encoder = loaded.method.encoder
         variables = {kind: tree['encoder'] for kind, tree in loaded.variables.items()}
-        names = [f'e{i}' for i in range(8 * encoder.width)]
-        return names, functools.partial(_outputs, encoder, variables, name='pooled', size=size)
+        score = functools.partial(_outputs, encoder, variables, name=embeddings, size=size)
+        film = jax.ShapeDtypeStruct((1, size, size, 1), np.uint8)
+        return [f'e{i}' for i in range(jax.eval_shape(score, images=film).shape[1])], score
     trained.require_classifier(loaded, init)
     return list(loaded.label_names), functools.partial(
         _outputs, loaded.method.network, loaded.variables, name='logits', size=size
@@ -137,7 +145,7 @@ def scorer(loaded: trained.Trained, init, embeddings: bool) -> tuple[list[str], 
 @functools.partial(jax.jit, static_argnames=('network', 'name', 'size'))
 def _outputs(network, variables, images, name, size):
     images = augment.standardise(augment.resize(images, size))
-    found = wide(network.apply(variables, images, train=False)[name])
+    found = wide(readout.read(network.apply(variables, images, train=False), name))
     return jax.nn.sigmoid(found) if name == 'logits' else found
 
 

@@ -55,7 +55,7 @@ def run(config, workdir) -> int:
     state = initialise(state, config.init, whole=True)
     proved = proof(state, config.init)
 
-    x = features(config, method.encoder, state.encoder, full, splits, mesh)
+    x = features(config, method, state.encoder, full, splits, mesh)
     log = MetricLog(workdir, 0)
     with contextlib.closing(log):
         layer, step, validation, scores = heads(config, x, splits, data.label_names, log)
@@ -84,19 +84,22 @@ def run(config, workdir) -> int:
     return 0
 
 
-def features(config, encoder, variables, full, splits, mesh) -> dict[str, np.ndarray]:
-    """{split: pooled features [n, d]} of the splits' images, from `data_dir/features` where they are.
+def features(config, method, variables, full, splits, mesh) -> dict[str, np.ndarray]:
+    """{split: features [n, d]} of the splits' images, from `data_dir/features` where they are.
 
     They are computed for all images of the set's split, whatever part of it is asked for, so that
     the other fractions, seeds and questions find theirs. The file's name is the hash of what made
-    them: weights, architecture, size of the images, and which images.
+    them: weights, architecture, read-out, size of the images, and which images.
 
     Args:
+        method: has the encoder, and the read-out of the features.
+        variables: of the encoder.
         full: the data set of whose splits `splits` are the parts of the same names.
     """
     made_of = {
         'weights': weights.digest(variables),
-        'encoder': repr(encoder),
+        'encoder': repr(method.encoder),
+        'readout': method.readout,
         'set': str(full.folder.resolve()),
         'size': config.data.image_size,
     }
@@ -110,10 +113,16 @@ def features(config, encoder, variables, full, splits, mesh) -> dict[str, np.nda
         if found is None:
             say(f'features of {name}: {len(whole)} images ...')
             found = frozen.extract(
-                encoder, variables, whole, config.data.image_size, config.eval.batch_size, mesh
+                method.encoder,
+                variables,
+                whole,
+                config.data.image_size,
+                config.eval.batch_size,
+                mesh,
+                method.readout,
             )
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_arrays(path, {'pooled': found, 'sha256': hashlib.sha256(found.tobytes()).hexdigest()})
+            write_arrays(path, {'features': found, 'sha256': hashlib.sha256(found.tobytes()).hexdigest()})
         place = {image: i for i, image in enumerate(whole.image_ids.tolist())}
         result[name] = found[[place[image] for image in split.image_ids.tolist()]]
     return result
@@ -123,7 +132,7 @@ def _read(path: pathlib.Path) -> np.ndarray | None:
     """Features that are whole, or None."""
     try:
         with np.load(path) as file:
-            found, digest = file['pooled'], str(file['sha256'])
+            found, digest = file['features'], str(file['sha256'])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None  # absent, or damaged: they are computed again
     return found if hashlib.sha256(found.tobytes()).hexdigest() == digest else None
