@@ -64,7 +64,7 @@ def test_uncalibrated_is_as_initialised_and_calibrated_has_the_films_statistics(
     )
     mean, std = np.mean(stem, (0, 1, 2)), np.std(stem, (0, 1, 2))
     np.testing.assert_allclose(statistics['bn1']['mean'], mean, atol=0.05 * std.max())
-    assert np.abs(mean).max() > 0.5 * std.max(), 'statistics of 0 would pass'
+    assert np.abs(mean).max() > 0.2 * std.max(), 'statistics of 0 would pass'
     assert jax.tree.all(jax.tree.map(np.array_equal, of[CALIBRATED][1]['params'], variables['params'])), (
         'calibration changed a weight'
     )
