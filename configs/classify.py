@@ -72,7 +72,7 @@ def small(config):
     config.batch_size = 64
     config.data.stored_size = 128
     config.data.image_size = 96
-    config.model.width = 16
+    config.model.update(width=16, context=False)
     config.views.first.update(area=(0.3, 1.0), rotation=0.0)
     config.optim.learning_rate = 1e-2 if config.protocol == 'frozen' else 1e-3
     # Counted in steps: an epoch of 1 % of the phantom is one.
