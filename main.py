@@ -39,13 +39,14 @@ def main(_):
     configured, workdir = _CONFIG.value, _WORKDIR.value or default_workdir()
     logging.set_verbosity(logging.ERROR)  # Orbax and TFDS report their every step
     if configured.task == 'tables':
-        from mlvicx_jax.evaluation import grid
+        from mlvicx_jax.grid import processes as grid
 
         return grid.run(configured, workdir, [sys.executable, os.path.abspath(__file__)])
     config.check(configured)
     # Imported here: worker processes of the data pipeline import this file again and need none.
-    from mlvicx_jax import compilation, parallel, preview, train
-    from mlvicx_jax.evaluation import linear
+    from mlvicx_jax import compilation, parallel, train
+    from mlvicx_jax import preview
+    from mlvicx_jax.tasks import linear
 
     compilation.keep_programs()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)

@@ -30,7 +30,7 @@ from jax.sharding import PartitionSpec as P
 
 from mlvicx_jax import methods, optim
 from mlvicx_jax import state as states
-from mlvicx_jax.log import write_json
+from mlvicx_jax.files import write_json
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.step import make_train_step
 

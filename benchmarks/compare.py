@@ -26,7 +26,8 @@ from scipy import stats
 
 from configs.quickstart import METHOD as METHODS
 from configs.quickstart import get_config
-from mlvicx_jax.log import read_metrics, write_json
+from mlvicx_jax.files import write_json
+from mlvicx_jax.run.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 READINGS = ('probe/auroc', 'probe/auroc_init', 'probe/auroc_init_uncalibrated', 'knn/auroc')

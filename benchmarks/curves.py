@@ -7,7 +7,7 @@ import sys
 
 from matplotlib.figure import Figure
 
-from mlvicx_jax.log import read_metrics
+from mlvicx_jax.run.metrics import read_metrics
 
 PANELS = (
     ('train/loss', 'loss'),

@@ -23,8 +23,9 @@ from configs import classify
 from mlvicx_jax import methods, parallel
 from mlvicx_jax.data import opening
 from mlvicx_jax.data.fractions import SHARES as FRACTIONS
-from mlvicx_jax.evaluation import classification, linear
-from mlvicx_jax.log import write_json
+from mlvicx_jax.files import write_json
+from mlvicx_jax.tasks import classify as classification
+from mlvicx_jax.tasks import linear
 
 SEEDS = 0, 1, 2
 PARTS = {'train': 0.695, 'validation': 0.077, 'test': 0.228}  # of ChestX-ray14's official lists

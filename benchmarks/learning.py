@@ -19,7 +19,7 @@ import cv2
 import jax
 import numpy as np
 
-from mlvicx_jax import checkpoint, methods, parallel
+from mlvicx_jax import methods, parallel
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.data.questions import ask
@@ -27,8 +27,9 @@ from mlvicx_jax.data.source import RadiographSet
 from mlvicx_jax.evaluation import frozen, metrics
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.evaluation.probe import linear_probe
-from mlvicx_jax.log import write_json
-from mlvicx_jax.workdir import read_config
+from mlvicx_jax.files import write_json
+from mlvicx_jax.run import checkpoints as checkpoint
+from mlvicx_jax.run.folder import read_config
 
 PIXELS = 32
 

@@ -33,7 +33,7 @@ from mlvicx_jax.config import RESIDENT
 from mlvicx_jax.data import augment, pipeline, resident
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.evaluation import frozen
-from mlvicx_jax.log import write_json
+from mlvicx_jax.files import write_json
 
 
 def shares(step: steps.Step, rounds: int) -> dict[str, list[float]]:

@@ -26,8 +26,8 @@ import time
 import cv2
 import numpy as np
 
+from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.data.source import open_dataset
-from mlvicx_jax.prepare import prepare
 from mlvicx_jax_datasets import radiograph
 from mlvicx_jax_datasets.phantom_cxr import render
 

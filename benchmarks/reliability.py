@@ -35,7 +35,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mlvicx_jax import parallel
-from mlvicx_jax.log import duration, read_metrics, write_json
+from mlvicx_jax.files import write_json
+from mlvicx_jax.run.metrics import read_metrics
+from mlvicx_jax.terminal import duration
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS, SAVE, EVALUATE = 240, 8, 24  # length of the killed run, and its intervals

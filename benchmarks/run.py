@@ -31,7 +31,7 @@ import threading
 import time
 
 from configs.quickstart import METHOD
-from mlvicx_jax.log import write_json, write_text
+from mlvicx_jax.files import write_json, write_text
 
 TORCH = 'torch:naive', 'torch:tuned'
 LIMIT = 300  # seconds that a contestant may take to its first step, and for any step

@@ -18,7 +18,7 @@ import tempfile
 import time
 
 from mlvicx_jax import parallel
-from mlvicx_jax.log import write_json
+from mlvicx_jax.files import write_json
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -7,7 +7,7 @@ from mlvicx_jax import methods
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.data.preview import write_preview
-from mlvicx_jax.log import say
+from mlvicx_jax.terminal import say
 
 ROWS, DRAWS = 6, 2  # images, and pairs of views of each
 

@@ -9,23 +9,27 @@ import signal
 import jax
 from jax.experimental import multihost_utils
 
-from mlvicx_jax import __version__, methods, optim, parallel, progress
+from mlvicx_jax import __version__, methods, optim, parallel
 from mlvicx_jax import state as states
-from mlvicx_jax import workdir as workdirs
-from mlvicx_jax.checkpoint import Checkpoints
 from mlvicx_jax.data import pipeline, resident
 from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.data.records import records_hash
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import diagnostics, downstream
-from mlvicx_jax.export.initial import initialise, proof
-from mlvicx_jax.goodput import Goodput
-from mlvicx_jax.log import MetricLog, read_metrics, say, write_json
+from mlvicx_jax.evaluation import diagnostics
+from mlvicx_jax.files import write_json
+from mlvicx_jax.run import best as downstream
+from mlvicx_jax.run import folder as workdirs
+from mlvicx_jax.run import progress
+from mlvicx_jax.run.checkpoints import Checkpoints
+from mlvicx_jax.run.goodput import Goodput
+from mlvicx_jax.run.metrics import MetricLog, read_metrics
+from mlvicx_jax.run.watchdog import Watchdog
 from mlvicx_jax.step import make_train_step
-from mlvicx_jax.watchdog import Watchdog
+from mlvicx_jax.terminal import say
+from mlvicx_jax.weights.initial import initialise, proof
 
 PREEMPTED = 75  # exit code after SIGTERM: saved, run the same command again (sysexits' EX_TEMPFAIL)
-EVALUATIONS = {'pretrain': 'pretraining', 'classify': 'classification', 'segment': 'segmentation'}
+EVALUATIONS = {'pretrain': 'pretrain', 'classify': 'classify', 'segment': 'segment'}
 
 
 def train(config, workdir) -> int:
@@ -69,7 +73,7 @@ def train(config, workdir) -> int:
     progress.announce(config, workdir, mesh, method, state, data, total_steps)
     pictures, with_pictures = resident.hold(split, config.data.resident, mesh, config.data.num_threads)
 
-    module = importlib.import_module(f'mlvicx_jax.evaluation.{EVALUATIONS[config.task]}')
+    module = importlib.import_module(f'mlvicx_jax.tasks.{EVALUATIONS[config.task]}')
     evaluation = module.Evaluation(config, workdir, method, data, mesh)
     initial = evaluation.initial(state) if evaluate_every else {}
     state = checkpoints.restore(state) or state

@@ -44,7 +44,7 @@ def pytest_itemcollected(item):
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory):
     """The folder of the phantom of `tiny.get_config`, prepared."""
-    from mlvicx_jax import prepare
+    from mlvicx_jax.data import prepare
 
     path = tmp_path_factory.mktemp('phantom')
     config = tiny.get_config()

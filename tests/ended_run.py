@@ -6,8 +6,8 @@ import json
 import tiny
 from mlvicx_jax import methods, optim, parallel
 from mlvicx_jax import state as states
-from mlvicx_jax.checkpoint import Checkpoints
-from mlvicx_jax.log import write_json
+from mlvicx_jax.files import write_json
+from mlvicx_jax.run.checkpoints import Checkpoints
 
 
 def make_workdir(folder, argument, data_dir, label_names=None, seed=2):

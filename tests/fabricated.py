@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from mlvicx_jax.evaluation import tables
+from mlvicx_jax.grid import tables
 
 LABELS = ('Nodule', 'Cardiomegaly', 'No Finding')
 

@@ -6,7 +6,7 @@ import time
 
 import several
 
-from mlvicx_jax.watchdog import STALLED
+from mlvicx_jax.run.watchdog import STALLED
 
 LIMIT = 4.0  # seconds of the watchdog
 PROGRAM = """
@@ -17,7 +17,7 @@ import main
 from mlvicx_jax import parallel
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.models.norm import AXIS
-from mlvicx_jax.watchdog import Watchdog
+from mlvicx_jax.run.watchdog import Watchdog
 
 address, process, workdir, limit, victims = sys.argv[1:]
 

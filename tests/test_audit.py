@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from nih_release import write_release
 
-from mlvicx_jax.audit import __main__ as command
 from mlvicx_jax.audit import copies, page
 from mlvicx_jax.audit import report as reports
+from mlvicx_jax.commands import audit as command
+from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.data.source import open_folder
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare
 from mlvicx_jax_datasets import nih_lists, radiograph, release
 from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
 from mlvicx_jax_datasets.phantom_cxr import render

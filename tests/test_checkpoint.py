@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import tiny
-from mlvicx_jax import parallel, train, workdir
-from mlvicx_jax.checkpoint import Checkpoints, fingerprint
+from mlvicx_jax import parallel, train
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.run import folder as workdir
+from mlvicx_jax.run.checkpoints import Checkpoints, fingerprint
 from mlvicx_jax.state import TrainState
 
 

@@ -13,11 +13,15 @@ from sklearn.metrics import roc_auc_score
 
 import tiny
 from configs import classify
-from mlvicx_jax import checkpoint
 from mlvicx_jax import train as training
 from mlvicx_jax.data import augment, opening, pipeline, questions
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import classification, downstream, frozen, linear, trained
+from mlvicx_jax.evaluation import frozen
+from mlvicx_jax.run import best as downstream
+from mlvicx_jax.run import checkpoints as checkpoint
+from mlvicx_jax.run import trained
+from mlvicx_jax.tasks import classify as classification
+from mlvicx_jax.tasks import linear
 
 FINDINGS = slice(0, 8)  # of the phantom's labels, the last is No Finding
 

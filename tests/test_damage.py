@@ -14,11 +14,11 @@ import pytest
 
 import tiny
 from mlvicx_jax import parallel
-from mlvicx_jax.checkpoint import Checkpoints, restore_encoder, restore_state
 from mlvicx_jax.data.records import records_hash
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.goodput import Goodput
+from mlvicx_jax.run.checkpoints import Checkpoints, restore_encoder, restore_state
+from mlvicx_jax.run.goodput import Goodput
 from mlvicx_jax.state import TrainState
 from mlvicx_jax_datasets.phantom_cxr import render
 

@@ -20,13 +20,15 @@ from torch import nn
 import tiny
 from mlvicx_jax import methods, optim, parallel, train
 from mlvicx_jax import state as states
-from mlvicx_jax.checkpoint import Checkpoints
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.export import __main__, folder, formats, initial, mlvicx_torch, weights
+from mlvicx_jax.export import __main__, folder, formats, mlvicx_torch
 from mlvicx_jax.export.folder import export
-from mlvicx_jax.log import write_json
+from mlvicx_jax.files import write_json
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
+from mlvicx_jax.run.checkpoints import Checkpoints
+from mlvicx_jax.weights import initial
+from mlvicx_jax.weights import tensors as weights
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAMES = (*LEVELS, 'pooled')

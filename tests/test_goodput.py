@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mlvicx_jax import goodput
-from mlvicx_jax.goodput import PHASES, Goodput
+from mlvicx_jax.run import goodput
+from mlvicx_jax.run.goodput import PHASES, Goodput
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from configs import tables as recipe
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import grid
+from mlvicx_jax.grid import processes as grid
 
 # A recipe with the options of configs/classify.py. Without jax, so that a run starts in a moment.
 RECIPE = """
@@ -85,7 +85,7 @@ NURSERY = """
 import json, os, sys
 from jax._src import xla_bridge
 from ml_collections import ConfigDict
-from mlvicx_jax.evaluation import grid
+from mlvicx_jax.grid import processes as grid
 for line in sys.stdin:
     config, workdir, stub, output = json.loads(line)
     pid = os.fork()

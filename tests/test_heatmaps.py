@@ -12,12 +12,13 @@ from ended_run import make_workdir
 from flax import linen as nn
 
 import tiny
-from mlvicx_jax import heatmaps as command
 from mlvicx_jax import methods
+from mlvicx_jax.commands import heatmaps as command
 from mlvicx_jax.data import augment, pipeline
 from mlvicx_jax.data.source import open_dataset
-from mlvicx_jax.evaluation import heatmaps, trained
+from mlvicx_jax.evaluation import heatmaps
 from mlvicx_jax.models.resnet import LEVELS
+from mlvicx_jax.run import trained
 from mlvicx_jax_datasets import radiograph
 
 SIZE = 80

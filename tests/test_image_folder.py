@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from mlvicx_jax.data.prepare import prepare, read_report
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare, read_report
 from mlvicx_jax_datasets import radiograph
 
 REAL = pathlib.Path(os.environ.get('MLVICX_REAL_DATA', 'absent'))

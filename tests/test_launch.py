@@ -8,7 +8,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from mlvicx_jax import train, watchdog
+from mlvicx_jax import train
+from mlvicx_jax.run import watchdog
 
 FLAGS = set(re.findall(r"flags\.DEFINE_\w+\('(\w+)'", (ROOT / 'main.py').read_text())) | {'config'}
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.levels import reference_levels
+from mlvicx_jax.methods.shared.loss_bounds import reference_levels
 
 
 def terms(z, eps):

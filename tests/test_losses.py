@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlvicx_jax import losses
+from mlvicx_jax.methods.shared import vicreg_loss as losses
 
 SHAPES = {'batch < width': (12, 40), 'batch > width': (40, 12), 'equal': (16, 16)}
 

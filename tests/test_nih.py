@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from nih_release import write_release
 
-from mlvicx_jax import prepare as prepare_lib
+from mlvicx_jax.data import prepare as prepare_lib
+from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare
 from mlvicx_jax_datasets import nih_lists, radiograph
 from mlvicx_jax_datasets.nih_chestxray14 import nih_chestxray14_dataset_builder as nih
 
@@ -259,7 +259,7 @@ def test_unwritable_and_full_disk(tmp_path, monkeypatch):
     ):
 
         def fail(*args, **kwargs):
-            raise RuntimeError('wrapped') from error  # noqa: B023
+            raise RuntimeError('wrapped') from error
 
         monkeypatch.setattr(nih.Builder, 'download_and_prepare', fail)
         with pytest.raises(UserError, match=words):

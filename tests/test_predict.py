@@ -9,9 +9,11 @@ import pytest
 from ended_run import make_workdir
 
 import tiny
-from mlvicx_jax import parallel, predict
+from mlvicx_jax import parallel
+from mlvicx_jax.commands import predict
 from mlvicx_jax.data.source import open_dataset
-from mlvicx_jax.evaluation import frozen, trained
+from mlvicx_jax.evaluation import frozen
+from mlvicx_jax.run import trained
 from mlvicx_jax_datasets import radiograph
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from nih_release import write_release
 
-from mlvicx_jax import prepare as prepare_lib
+from mlvicx_jax.commands import prepare as prepare_command
+from mlvicx_jax.data import prepare as prepare_lib
+from mlvicx_jax.data.prepare import prepare, read_report
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare, read_report
 from mlvicx_jax_datasets import radiograph, release
 
 OPTIONS = {'size': 32}
@@ -46,7 +47,7 @@ def _command(tmp_path, *more):
 
 def test_run_with_bad_images_fails_at_its_end_and_lists_them(tmp_path, spoiled):
     with pytest.raises(SystemExit) as exit_:
-        prepare_lib.main(_command(tmp_path))
+        prepare_command.main(_command(tmp_path))
     message = str(exit_.value)
     assert message.startswith('error: nih_chestxray14: 3 of 16 images') and '\n' not in message
     assert '--allow_bad 3' in message
@@ -67,9 +68,9 @@ def test_run_with_bad_images_fails_at_its_end_and_lists_them(tmp_path, spoiled):
 
 def test_allowed_set_is_taken_without_reading_images_again(tmp_path, spoiled, monkeypatch, capsys):
     with pytest.raises(SystemExit):
-        prepare_lib.main(_command(tmp_path, '--allow_bad', '2'))
+        prepare_command.main(_command(tmp_path, '--allow_bad', '2'))
     monkeypatch.setattr(radiograph, 'read_radiograph', lambda path: pytest.fail('read again'))
-    prepare_lib.main(_command(tmp_path, '--allow_bad', '3'))
+    prepare_command.main(_command(tmp_path, '--allow_bad', '3'))
     printed = capsys.readouterr().out
     assert 'train_val: 10 images' in printed and 'left out: 3 images' in printed
     builder = prepare('nih_chestxray14', tmp_path / 'data', None, OPTIONS)

@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 import pytest
 
-from mlvicx_jax import log
+from mlvicx_jax import files
+from mlvicx_jax.commands import report as command
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation.metrics import auroc
-from mlvicx_jax.log import write_json
-from mlvicx_jax.report import __main__ as command
-from mlvicx_jax.report import figures, page
-from mlvicx_jax.report.reading import read
+from mlvicx_jax.files import write_json
+from mlvicx_jax.report import figures
+from mlvicx_jax.run.reading import read
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None
@@ -660,7 +660,7 @@ def test_results_that_say_no_numbers_are_refused(tmp_path, change, said):
     change(results)
     write_json(folder / 'results.json', results)
     with pytest.raises(UserError, match=re.escape(said)):
-        page.write(folder, tmp_path / 'report.html')
+        read(folder)
 
 
 def test_names_are_text_wherever_they_stand(tmp_path):
@@ -685,7 +685,7 @@ def test_the_same_run_gives_the_same_bytes_and_a_failed_write_leaves_the_old_pag
     def full(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(log.os, 'replace', full)
+    monkeypatch.setattr(files.os, 'replace', full)
     with pytest.raises(SystemExit, match='can not be written .No space left'):
         command.main([str(folder), '--out', str(out)])
     assert out.read_bytes() == first

@@ -18,12 +18,12 @@ from jax.sharding import PartitionSpec as P
 import tiny
 from mlvicx_jax import config as configs
 from mlvicx_jax import parallel, train
-from mlvicx_jax import workdir as workdirs
 from mlvicx_jax.data import pipeline, resident
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.log import read_metrics
 from mlvicx_jax.models.norm import AXIS
+from mlvicx_jax.run import folder as workdirs
+from mlvicx_jax.run.metrics import read_metrics
 
 STEPS, SIZE = 7, 16  # nearly three epochs of 40 images
 

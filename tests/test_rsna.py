@@ -9,8 +9,8 @@ pytest.importorskip('pydicom', reason="needs pip install 'mlvicx-jax[dicom]'")
 
 from dicoms import write
 
+from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare
 
 LABELS, CLASSES = 'stage_2_train_labels.csv', 'stage_2_detailed_class_info.csv'
 OTHER = 'No Lung Opacity / Not Normal'

@@ -1,10 +1,8 @@
 """main.py from end to end: what a run leaves, on two processes, killed, stopped and continued."""
 
-import ast
 import itertools
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
@@ -318,60 +316,3 @@ def test_an_unknown_option_of_a_config_is_named():
 
     with pytest.raises(Exception, match='loss=gobal'):
         mlvicx.get_config('loss=gobal')
-
-
-def imports(path):
-    """Dotted names of all that a file imports, also inside its functions; names of a `from` too."""
-    package = pathlib.Path(path).relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            base = '.'.join([*base, *filter(None, [node.module])])
-            yield from (f'{base}.{alias.name}' for alias in node.names)
-
-
-JAX = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
-LOOP = {
-    f'mlvicx_jax.{name}'
-    for name in ('train', 'step', 'state', 'checkpoint', 'parallel', 'workdir', 'log', 'preview')
-}
-# (files, what they may not import)
-HOUSE = [
-    ('mlvicx_jax/**/*.py', {'mlvicx_jax.train', 'main', 'configs', 'tests'}),
-    (
-        'mlvicx_jax/models/*.py',
-        LOOP
-        | {f'mlvicx_jax.{name}' for name in ('data', 'methods', 'evaluation', 'losses', 'optim', 'prepare')},
-    ),
-    ('mlvicx_jax/losses.py', {'mlvicx_jax', 'flax', 'configs'}),
-    ('mlvicx_jax/methods/**/*.py', LOOP | {'mlvicx_jax.evaluation', 'mlvicx_jax.prepare'}),
-    ('mlvicx_jax/data/*.py', LOOP | {'mlvicx_jax.models', 'mlvicx_jax.methods'}),
-    ('mlvicx_jax/data/[ps]*.py', {'jax', 'flax'}),
-    ('mlvicx_jax/step.py', {'mlvicx_jax.data', 'mlvicx_jax.methods', 'mlvicx_jax.losses'}),
-    ('datasets/**/*.py', JAX | LOOP | {'mlvicx_jax.data', 'mlvicx_jax.models', 'grain'}),
-    ('configs/*.py', JAX | {'mlvicx_jax', 'mlvicx_jax_datasets', 'numpy'}),
-]
-
-
-@pytest.mark.parametrize('pattern,forbidden', HOUSE, ids=[pattern for pattern, _ in HOUSE])
-def test_imports_point_one_way(pattern, forbidden):
-    files = sorted(ROOT.glob(pattern))
-    assert files
-    found = [
-        f'{path.relative_to(ROOT)}: {name}'
-        for path in files
-        for name in imports(path)
-        if any(f'{name}.'.startswith(f'{other}.') for other in forbidden)
-    ]
-    assert not found
-
-
-def test_only_step_rows_and_norm_know_collectives():
-    knowing = {
-        path.name
-        for path in (ROOT / 'mlvicx_jax').rglob('*.py')
-        if re.search(r'shard_map\(|all_gather\(|pmean\(|psum\(', path.read_text())
-    }
-    assert knowing == {'step.py', 'rows.py', 'norm.py'}

@@ -20,9 +20,10 @@ from mlvicx_jax import state as states
 from mlvicx_jax.data import augment, fractions, pipeline
 from mlvicx_jax.data.source import open_dataset, open_folder
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import metrics, segmentation
+from mlvicx_jax.evaluation import metrics
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.step import make_train_step
+from mlvicx_jax.tasks import segment as segmentation
 from mlvicx_jax_datasets.phantom_cxr import phantom_cxr_dataset_builder as phantom
 from mlvicx_jax_datasets.phantom_cxr.findings import FINDINGS
 

@@ -7,8 +7,8 @@ pytest.importorskip('pydicom', reason="needs pip install 'mlvicx-jax[dicom]'")
 
 from dicoms import write
 
+from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare
 from mlvicx_jax_datasets import release
 from mlvicx_jax_datasets.siim_pneumothorax import siim_pneumothorax_dataset_builder as siim
 

@@ -10,8 +10,8 @@ import pytest
 from fabricated import write_run
 
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import tables
-from mlvicx_jax.evaluation.tables import Cell, Number
+from mlvicx_jax.grid import tables
+from mlvicx_jax.grid.tables import Cell, Number
 
 OFFICIAL = '38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc'
 FINDINGS = tuple(sorted(set(tables.PAPER['table1']['values']['1.0']['mlvicx']) - {'Mean'}))

@@ -21,8 +21,8 @@ from benchmarks import torch_reference as reference
 from configs import mlvicx
 from mlvicx_jax import methods, optim
 from mlvicx_jax.data import augment
-from mlvicx_jax.export import weights
-from mlvicx_jax.losses import VICReg
+from mlvicx_jax.methods.shared.vicreg_loss import VICReg
+from mlvicx_jax.weights import tensors as weights
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BATCH = 6

@@ -29,10 +29,13 @@ from configs import base, classify, mlvicx, segment
 from mlvicx_jax import config as rules
 from mlvicx_jax import train
 from mlvicx_jax.data import opening
-from mlvicx_jax.evaluation import classification, linear, metrics, trained
+from mlvicx_jax.evaluation import metrics
 from mlvicx_jax.methods import mlvicx as method_of_mlvicx
 from mlvicx_jax.models.heads import ResizeProjectSum
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
+from mlvicx_jax.run import trained
+from mlvicx_jax.tasks import classify as classification
+from mlvicx_jax.tasks import linear
 
 RECIPES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 SOURCES = [

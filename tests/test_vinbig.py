@@ -7,8 +7,8 @@ pytest.importorskip('pydicom', reason="needs pip install 'mlvicx-jax[dicom]'")
 
 from dicoms import write
 
+from mlvicx_jax.data.prepare import prepare, read_report
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare, read_report
 from mlvicx_jax_datasets.vinbig_cxr import vinbig_cxr_dataset_builder as vinbig
 
 KAGGLE_HEADER = 'image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max'

@@ -10,7 +10,7 @@ import pytest
 import several
 from conftest import ROOT
 
-from mlvicx_jax.watchdog import STALLED
+from mlvicx_jax.run.watchdog import STALLED
 
 LIMIT = 4.0  # seconds
 PROGRAM = """
@@ -19,7 +19,7 @@ import jax, jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from mlvicx_jax import parallel
 from mlvicx_jax.models.norm import AXIS
-from mlvicx_jax.watchdog import Watchdog
+from mlvicx_jax.run.watchdog import Watchdog
 
 address, count, process, workdir, limit, victim, fate = sys.argv[1:]
 parallel.start(address, int(count), int(process))
@@ -72,7 +72,7 @@ def test_a_run_that_ends_well_leaves_no_sign_of_life(tmp_path):
 
 def test_one_process_alone_ends_with_its_stacks(tmp_path):
     program = (
-        'import sys, time\nfrom mlvicx_jax.watchdog import Watchdog\n'
+        'import sys, time\nfrom mlvicx_jax.run.watchdog import Watchdog\n'
         'with Watchdog(sys.argv[1], 1.0) as watchdog:\n'
         '    watchdog.enter(1)\n'
         '    time.sleep(2)  # compiles\n'

@@ -13,10 +13,10 @@ from jax.sharding import PartitionSpec as P
 
 from mlvicx_jax import methods, optim, parallel
 from mlvicx_jax import state as states
-from mlvicx_jax.checkpoint import Checkpoints
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.models.norm import AXIS
+from mlvicx_jax.run.checkpoints import Checkpoints
 from mlvicx_jax.step import make_train_step
 
 # What is smaller here than in the method's own recipe.

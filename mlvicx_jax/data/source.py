@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.prepare import prepare
 
 _COLUMNS = ('image_ids', 'patient_ids', 'labels', 'view', 'sex', 'age')
 

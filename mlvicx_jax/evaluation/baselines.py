@@ -15,7 +15,8 @@ import numpy as np
 from mlvicx_jax.evaluation import frozen
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.evaluation.statistics import Estimate, bootstrap, percentile_interval
-from mlvicx_jax.log import say, write_arrays
+from mlvicx_jax.files import write_arrays
+from mlvicx_jax.terminal import say
 
 PIXELS = 32  # side of the films whose pixels are features
 # Name to the ending that its numbers have in metrics.jsonl and results.json.

@@ -15,11 +15,14 @@ from ml_collections import ConfigDict
 from mlvicx_jax import __version__, parallel
 from mlvicx_jax.data import augment, source
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import frozen, trained
-from mlvicx_jax.export import card, formats, weights
+from mlvicx_jax.evaluation import frozen
+from mlvicx_jax.export import card, formats
 from mlvicx_jax.export.formats import FORMATS, Features, features
-from mlvicx_jax.log import read_metrics, write_json
+from mlvicx_jax.files import write_json
 from mlvicx_jax.models.resnet import LEVELS, ResNet18
+from mlvicx_jax.run import trained
+from mlvicx_jax.run.metrics import read_metrics
+from mlvicx_jax.weights import tensors as weights
 from mlvicx_jax_datasets.phantom_cxr import render
 
 # Largest difference of a feature, exported against original, in float32; where a feature has

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.export import weights
+from mlvicx_jax.weights import tensors as weights
 
 OPSET = 18  # of the ONNX graph
 

@@ -4,8 +4,8 @@ import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from mlvicx_jax.export.formats import OPSET
-from mlvicx_jax.export.weights import Tensors
 from mlvicx_jax.models.resnet import LEVELS
+from mlvicx_jax.weights.tensors import Tensors
 
 IR_VERSION = 8  # the one that came with opset 18; the newest would shut out older run times
 

@@ -7,10 +7,10 @@ import runpy
 from flax.traverse_util import flatten_dict
 
 import mlvicx_jax
-from mlvicx_jax.goodput import PHASES
-from mlvicx_jax.log import duration
 from mlvicx_jax.report.content import Facts, Listing, NotRun, Section, Table, Text, count, number, share
-from mlvicx_jax.report.reading import Grid, Run
+from mlvicx_jax.run.goodput import PHASES
+from mlvicx_jax.run.reading import Grid, Run
+from mlvicx_jax.terminal import duration
 
 _BASE = pathlib.Path(mlvicx_jax.__file__).parents[1] / 'configs' / 'base.py'
 _TASKS = {'pretrain': 'Pretraining', 'classify': 'Classification', 'segment': 'Segmentation'}

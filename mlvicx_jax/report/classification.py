@@ -17,7 +17,7 @@ from mlvicx_jax.report.content import (
     estimate,
     number,
 )
-from mlvicx_jax.report.reading import Run
+from mlvicx_jax.run.reading import Run
 
 _HEADS = {
     'classifier': 'fine-tuned classifier',

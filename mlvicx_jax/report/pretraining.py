@@ -1,7 +1,7 @@
 """What the encoder of a pretraining run is worth, by its probes."""
 
 from mlvicx_jax.report.content import NOT_AVAILABLE, NotRun, Section, Table, Text, count, number
-from mlvicx_jax.report.reading import Run
+from mlvicx_jax.run.reading import Run
 
 _PROBES = {'probe': 'linear probe', 'knn': 'kNN'}
 

@@ -5,7 +5,7 @@ import pathlib
 from mlvicx_jax.errors import UserError, first_line
 from mlvicx_jax.report import figures
 from mlvicx_jax.report.content import INTERVAL, NotRun, Picture, Section, Table, estimate
-from mlvicx_jax.report.reading import Grid, Run, read_json
+from mlvicx_jax.run.reading import Grid, Run, read_json
 
 _MEASURES = {'pointing': 'pointing game', 'iou': 'IoU', 'energy': 'share of energy in the box'}
 _MOST = 12  # sheets: a page stays small enough to be sent

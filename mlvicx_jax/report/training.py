@@ -2,7 +2,7 @@
 
 from mlvicx_jax.report import figures
 from mlvicx_jax.report.content import NotRun, Picture, Section
-from mlvicx_jax.report.reading import Run
+from mlvicx_jax.run.reading import Run
 
 _LEVELS = {'share_nothing': 'views that share nothing', 'floor': 'floor'}
 # What follows `probe/auroc` and the like for the encoder before training.

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from mlvicx_jax.levels import reference_levels
-from mlvicx_jax.losses import VICReg
 from mlvicx_jax.methods.shared.base import BaseMethod
+from mlvicx_jax.methods.shared.loss_bounds import reference_levels
+from mlvicx_jax.methods.shared.vicreg_loss import VICReg
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

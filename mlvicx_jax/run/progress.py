@@ -7,8 +7,8 @@ import jax
 from clu import parameter_overview
 
 from mlvicx_jax import __version__, parallel
-from mlvicx_jax.goodput import Goodput
-from mlvicx_jax.log import duration, say
+from mlvicx_jax.run.goodput import Goodput
+from mlvicx_jax.terminal import duration, say
 
 
 def announce(config, workdir, mesh, method, state, data, total_steps) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mlvicx_jax.errors import UserError, first_line
-from mlvicx_jax.log import read_metrics
-from mlvicx_jax.workdir import with_later
+from mlvicx_jax.run.folder import with_later
+from mlvicx_jax.run.metrics import read_metrics
 
 # Of results.json, without which nothing can be told of a downstream run.
 _NEEDED = {
@@ -76,7 +76,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The folder of a grid (evaluation/grid.py): its runs, and the tables made of them."""
+    """The folder of a grid (grid/processes.py): its runs, and the tables made of them."""
 
     folder: pathlib.Path
     runs: list[Run]

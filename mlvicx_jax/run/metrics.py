@@ -1,58 +1,17 @@
-"""What a run leaves to read: metrics.jsonl, TensorBoard events and the lines on the terminal."""
+"""The numbers that a run logs: metrics.jsonl and TensorBoard events."""
 
 import contextlib
 import json
 import math
-import os
 import pathlib
 import time
 
 import jax
-import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-
-def say(line: str = '') -> None:
-    """Prints a line on the terminal, from the first process only."""
-    if jax.process_index() == 0:
-        print(line, flush=True)
-
-
-def write_text(path, content: str) -> None:
-    """Writes a file so that a reader finds the old one or the new one, never a part."""
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(content, encoding='utf-8')
-    os.replace(partial, path)
-
-
-def write_json(path, content) -> None:
-    """Writes a JSON file as `write_text` does.
-
-    A number that is not finite is written as null: JSON has no other name for it.
-    """
-    write_text(path, json.dumps(_without_nan(content), indent=2, sort_keys=True) + '\n')
-
-
-def write_arrays(path, arrays) -> None:
-    """Writes an .npz file from process 0, whole or not at all."""
-    if jax.process_index():
-        return
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + '.partial')
-    with partial.open('wb') as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(partial, path)
-
-
-def _without_nan(content):
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+from mlvicx_jax.files import write_text
 
 
 class MetricLog:
@@ -116,13 +75,3 @@ def read_metrics(workdir) -> list[dict]:
         except json.JSONDecodeError:
             break
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `1 h 02 min`, `3 min 05 s` or `7.2 s`."""
-    if seconds < 60:
-        return f'{seconds:.1f} s'
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f'{minutes} min {rest:02d} s'
-    return f'{minutes // 60} h {minutes % 60:02d} min'

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlvicx_jax.evaluation.statistics import t_interval
-from mlvicx_jax.report import figures
+from mlvicx_jax.report import about, figures, page, sheets
 from mlvicx_jax.report.about import asked, protocol
 from mlvicx_jax.report.classification import main_mean
 from mlvicx_jax.report.content import (
@@ -23,9 +23,15 @@ from mlvicx_jax.report.content import (
     number,
     share,
 )
-from mlvicx_jax.report.reading import Grid, Run
+from mlvicx_jax.run.reading import Grid, Run
 
 _FEWEST_SEEDS = 3  # for an interval between seeds: of two it is 12.7 times their difference
+
+
+def render(grid: Grid) -> str:
+    """The HTML of a grid; the same input gives the same bytes."""
+    parts = [*against_share(grid), *tables(grid), sheets.heatmaps(grid), runs(grid)]
+    return page.assemble(about.title(grid), grid.folder, parts)
 
 
 def against_share(grid: Grid) -> list[Section | NotRun]:
@@ -117,7 +123,7 @@ def runs(grid: Grid) -> Section:
 def _place(run: Run) -> tuple[str, str]:
     """What the grid calls the set and the method of a downstream run, from the name of its folder.
 
-    evaluation/grid.py makes it of set, protocol, share, method and seed.
+    grid/processes.py makes it of set, protocol, share, method and seed.
     """
     config = run.config
     middle = f'-{config["protocol"]}-{config["data"]["labelled"]["share"]:g}-'

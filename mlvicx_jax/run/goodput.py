@@ -6,7 +6,8 @@ import time
 
 import jax
 
-from mlvicx_jax.log import duration, say, write_json
+from mlvicx_jax.files import write_json
+from mlvicx_jax.terminal import duration, say
 
 # In the order they are told. `training` is what a run is for; the others are its price.
 PHASES = {

@@ -15,7 +15,8 @@ import numpy as np
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import frozen, metrics, statistics
-from mlvicx_jax.log import say, write_arrays
+from mlvicx_jax.files import write_arrays
+from mlvicx_jax.terminal import say
 
 THRESHOLD = 0.5
 SAMPLES = 8  # images whose masks are kept, to be looked at

@@ -4,11 +4,11 @@ import pathlib
 
 import jax
 
-from mlvicx_jax.checkpoint import restore_encoder
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.export import weights
-from mlvicx_jax.log import say
+from mlvicx_jax.run.checkpoints import restore_encoder
 from mlvicx_jax.state import TrainState
+from mlvicx_jax.terminal import say
+from mlvicx_jax.weights import tensors as weights
 
 
 def initialise(state: TrainState, init: str, whole: bool = False) -> TrainState:

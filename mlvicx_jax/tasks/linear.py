@@ -21,15 +21,19 @@ from scipy.special import expit
 
 from mlvicx_jax import __version__, methods, optim, parallel
 from mlvicx_jax import state as states
-from mlvicx_jax import workdir as workdirs
-from mlvicx_jax.checkpoint import Checkpoints
 from mlvicx_jax.data import opening
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import classification, downstream, frozen
+from mlvicx_jax.evaluation import frozen
 from mlvicx_jax.evaluation.probe import knn, linear_probe
-from mlvicx_jax.export import weights
-from mlvicx_jax.export.initial import initialise, proof
-from mlvicx_jax.log import MetricLog, say, write_arrays, write_json
+from mlvicx_jax.files import write_arrays, write_json
+from mlvicx_jax.run import best as downstream
+from mlvicx_jax.run import folder as workdirs
+from mlvicx_jax.run.checkpoints import Checkpoints
+from mlvicx_jax.run.metrics import MetricLog
+from mlvicx_jax.tasks import classify as classification
+from mlvicx_jax.terminal import say
+from mlvicx_jax.weights import tensors as weights
+from mlvicx_jax.weights.initial import initialise, proof
 
 
 def run(config, workdir) -> int:

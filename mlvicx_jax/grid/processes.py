@@ -30,11 +30,11 @@ from flax import traverse_util
 from ml_collections import config_flags
 
 from mlvicx_jax import config as configs
-from mlvicx_jax import prepare
-from mlvicx_jax import workdir as workdirs
+from mlvicx_jax.data import prepare
 from mlvicx_jax.errors import UserError, first_line
-from mlvicx_jax.evaluation import tables
-from mlvicx_jax.log import duration
+from mlvicx_jax.grid import tables
+from mlvicx_jax.run import folder as workdirs
+from mlvicx_jax.terminal import duration
 
 STOPPED = os.EX_TEMPFAIL  # exit code after SIGTERM or Ctrl-C, as that of a training run
 GRACE = 120.0  # seconds that runs get to save before they are killed

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mlvicx_jax import checkpoint, methods, optim
+from mlvicx_jax import methods, optim
 from mlvicx_jax import state as states
-from mlvicx_jax import workdir as workdirs
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.run import checkpoints as checkpoint
+from mlvicx_jax.run import folder as workdirs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.log import say, write_json
+from mlvicx_jax.files import write_json
+from mlvicx_jax.terminal import say
 
 # What makes a run the run it is. The rest (logging, evaluation, checkpoints, length, optimiser) may
 # change between two starts, and is said.
@@ -139,7 +140,7 @@ def _flat(tree: dict, prefix: str = '') -> dict:
 def code_hash() -> str:
     """sha256 of this package's sources, by file name."""
     digest = hashlib.sha256()
-    package = pathlib.Path(__file__).parent
+    package = pathlib.Path(__file__).parents[1]
     for path in sorted(package.rglob('*.py')):
         digest.update(str(path.relative_to(package)).encode() + b'\0' + path.read_bytes())
     return digest.hexdigest()

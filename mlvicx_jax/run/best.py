@@ -2,14 +2,14 @@
 
 import math
 
-from mlvicx_jax.log import read_metrics
+from mlvicx_jax.run.metrics import read_metrics
 
 
 def about(config, data, proof: dict | None) -> dict:
     """The first lines of its results.json.
 
     Args:
-        proof: which encoder it began with, `export.initial.proof`; None for a random one.
+        proof: which encoder it began with, `weights.initial.proof`; None for a random one.
     """
     train = data.splits['train']
     return {

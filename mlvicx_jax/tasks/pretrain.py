@@ -1,8 +1,8 @@
 """What a pretraining run is told on its way: probes of its frozen encoder against the baselines."""
 
-from mlvicx_jax import progress
 from mlvicx_jax.evaluation import baselines, frozen
-from mlvicx_jax.log import say
+from mlvicx_jax.run import progress
+from mlvicx_jax.terminal import say
 
 
 class Evaluation:

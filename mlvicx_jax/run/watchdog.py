@@ -19,7 +19,7 @@ import time
 import jax
 
 from mlvicx_jax.errors import UserError, first_line
-from mlvicx_jax.log import write_json
+from mlvicx_jax.files import write_json
 
 STALLED = 70  # exit code of a run that was ended here (sysexits' EX_SOFTWARE)
 BEATS = 10  # signs of life within the time limit

@@ -25,7 +25,7 @@ import numpy as np
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import statistics
 from mlvicx_jax.evaluation.metrics import NO_FINDING
-from mlvicx_jax.log import write_text
+from mlvicx_jax.files import write_text
 from mlvicx_jax_datasets import nih_lists
 
 PAPER = json.loads(importlib.resources.files(__package__).joinpath('paper_tables.json').read_text())

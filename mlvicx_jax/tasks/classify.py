@@ -10,7 +10,8 @@ from scipy.special import expit
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import frozen, metrics
 from mlvicx_jax.evaluation.statistics import bootstrap, percentile_interval
-from mlvicx_jax.log import say, write_arrays
+from mlvicx_jax.files import write_arrays
+from mlvicx_jax.terminal import say
 
 
 class Evaluation:

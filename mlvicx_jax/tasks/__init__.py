@@ -1,0 +1,1 @@
+"""What a run is for: one file a task, found by its name."""
