@@ -3,10 +3,11 @@
   python -m benchmarks.compare --out=workdirs/compare [--methods byol simsiam] [--seeds 0 1 2] [--jobs 2] \
       [--config.FIELD=VALUE ...]
 
-Every run is `main.py --config=configs/quickstart.py:METHOD` in `OUT/METHOD/seed<N>`, of a control (`CONTROLS`)
-with its flags: a finished one of the same recipe and options is kept, an unfinished one goes on. `--jobs` runs share the cores evenly. Prints a Markdown table and
-writes it with the numbers of every run to `OUT/compare.json`. Nothing is selected: the last step's
-encoder is read, once.
+Every run is `main.py --config=configs/quickstart.py:METHOD` in `OUT/METHOD/seed<N>`, with flags of
+its own for one of `CONTROLS`: a finished one of the same recipe and options is kept, an unfinished
+one goes on. `--jobs` runs share the cores evenly. Prints a Markdown table and writes it with the
+numbers of every run to `OUT/compare.json`. Nothing is selected: the last step's encoder is read,
+once.
 
 Intervals are 95 % t-intervals over seeds; the difference to MLVICX is paired by seed, with the p-value
 of a paired t-test, not corrected for the number of methods.
@@ -143,8 +144,9 @@ def interval(values: np.ndarray) -> str:
 def table(runs: dict[str, list[dict]]) -> str:
     """Markdown, a row for each method, in the order of its mean probe."""
     lines = [
-        '| method | probe AUROC | minus MLVICX (p) | initial: calibrated, not | pixels | above the best of these: '
-        'mean, runs whose interval excludes 0 | kNN | loss, first to last logged | least std | least RankMe |',
+        '| method | probe AUROC | minus MLVICX (p) | initial: calibrated, not | pixels | '
+        'above the best of these: mean, runs whose interval excludes 0 | kNN | '
+        'loss, first to last logged | least std | least RankMe |',
         '|---|---|---|---|---|---|---|---|---|---|',
     ]
     column = lambda method, name: np.array([run[name] for run in runs[method]])
