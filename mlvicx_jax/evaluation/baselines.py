@@ -71,7 +71,7 @@ def _read(path: pathlib.Path) -> dict[str, dict[str, np.ndarray]] | None:
 
 def numbers(found, data, config) -> dict[str, float]:
     """`probe/auroc` and `knn/auroc` of each baseline's scores, with its ending of `ENDINGS`."""
-    result = {}
+    result: dict[str, float] = {}
     for name, ending in ENDINGS.items():
         of = frozen.numbers(found[name], data, config)
         result |= {f'{probe}/auroc{ending}': of[f'{probe}/auroc'] for probe in PROBES}

@@ -26,7 +26,8 @@ def levels(features):
 def grid(features):
     """Averages of `stage2` and `stage3` over the cells of a coarse grid [b, 108 width].
 
-    A finding has a place on a frontal film, which a global average gives away.
+    A finding has a place on a frontal film, which a global average gives away. Levels and cells were
+    chosen on a phantom of another seed than the one that figures are reported of: docs/results.md.
     """
     cells = [cell_averages(features[level], side) for level, side in GRID.items()]
     return jnp.concatenate([cell.reshape(len(cell), -1) for cell in cells], 1)
@@ -54,4 +55,4 @@ def _shares(size: int, cells: int) -> np.ndarray:
     edge = np.arange(cells + 1) * size / cells
     pixel = np.arange(size)
     overlap = np.minimum(edge[1:, None], pixel + 1) - np.maximum(edge[:-1, None], pixel)
-    return np.float32(overlap.clip(0) * cells / size)
+    return (overlap.clip(0) * cells / size).astype(np.float32)
