@@ -3,10 +3,11 @@
   python -m benchmarks.compare --out=workdirs/compare [--methods byol simsiam] [--seeds 0 1 2] [--jobs 2] \
       [--config.FIELD=VALUE ...]
 
-Every run is `main.py --config=configs/quickstart.py:METHOD` in `OUT/METHOD/seed<N>`: a finished one
-of the same recipe and options is kept, an unfinished one goes on. `--jobs` runs share the cores
-evenly. Prints a Markdown table and writes it with the numbers of every run to `OUT/compare.json`.
-Nothing is selected: the last step's encoder is read, once.
+Every run is `main.py --config=configs/quickstart.py:METHOD` in `OUT/METHOD/seed<N>`, with flags of
+its own for one of `CONTROLS`: a finished one of the same recipe and options is kept, an unfinished
+one goes on. `--jobs` runs share the cores evenly. Prints a Markdown table and writes it with the
+numbers of every run to `OUT/compare.json`. Nothing is selected: the last step's encoder is read,
+once.
 
 Intervals are 95 % t-intervals over seeds; the difference to MLVICX is paired by seed, with the p-value
 of a paired t-test, not corrected for the number of methods.
@@ -30,7 +31,23 @@ from mlvicx_jax.files import write_json
 from mlvicx_jax.run.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
-READINGS = ('probe/auroc', 'probe/auroc_init', 'probe/auroc_init_uncalibrated', 'knn/auroc')
+READINGS = (
+    'probe/auroc',
+    'probe/auroc_init',
+    'probe/auroc_init_uncalibrated',
+    'probe/auroc_pixels',
+    'knn/auroc',
+    'probe/gain',
+    'probe/gain_low',
+)
+# What tells a method's parts from its rival's: (recipe, flags).
+CONTROLS = {
+    'mlvicx_context': ('mlvicx', ('--config.model.context=True',)),
+    'mlvicx_global': ('mlvicx', ('--config.method.loss_heads=global',)),
+    'mlvicx_multi_level': ('mlvicx', ('--config.method.loss_heads=multi_level',)),
+    'vicreg_context': ('vicreg', ('--config.model.context=True', '--config.model.zero_init_residual=False')),
+    'vicreg_full_residual': ('vicreg', ('--config.model.zero_init_residual=False',)),
+}
 
 
 def finished(workdir: pathlib.Path, made_of: dict) -> bool:
@@ -47,13 +64,15 @@ def finished(workdir: pathlib.Path, made_of: dict) -> bool:
 
 def run(workdir: pathlib.Path, method: str, seed: int, overrides: list[str], cores: set[int]) -> None:
     """One run to its end, on some of the cores; its output is in `output.txt` of its workdir."""
+    recipe, flags = CONTROLS.get(method, (method, ()))
     with open(workdir / 'output.txt', 'a') as output:
         subprocess.run(
             [
                 sys.executable,
                 ROOT / 'main.py',
-                f'--config={ROOT}/configs/quickstart.py:{method}',
+                f'--config={ROOT}/configs/quickstart.py:{recipe}',
                 f'--workdir={workdir}',
+                *flags,
                 *overrides,
                 f'--config.seed={seed}',
             ],
@@ -67,8 +86,12 @@ def run(workdir: pathlib.Path, method: str, seed: int, overrides: list[str], cor
 
 def run_all(out, methods, seeds, jobs, overrides) -> None:
     made_of = {
-        method: {'recipe': json.loads(get_config(method).to_json_best_effort()), 'options': overrides}
+        method: {
+            'recipe': json.loads(get_config(recipe).to_json_best_effort()),
+            'options': [*flags, *overrides],
+        }
         for method in methods
+        for recipe, flags in [CONTROLS.get(method, (method, ()))]
     }
     free = queue.SimpleQueue()
     for cores in np.array_split(sorted(os.sched_getaffinity(0)), jobs):
@@ -121,9 +144,10 @@ def interval(values: np.ndarray) -> str:
 def table(runs: dict[str, list[dict]]) -> str:
     """Markdown, a row for each method, in the order of its mean probe."""
     lines = [
-        '| method | probe AUROC | minus MLVICX (p) | initial: calibrated, not | kNN | '
+        '| method | probe AUROC | minus MLVICX (p) | initial: calibrated, not | pixels | '
+        'above the best of these: mean, runs whose interval excludes 0 | kNN | '
         'loss, first to last logged | least std | least RankMe |',
-        '|---|---|---|---|---|---|---|---|',
+        '|---|---|---|---|---|---|---|---|---|---|',
     ]
     column = lambda method, name: np.array([run[name] for run in runs[method]])
     for method in sorted(runs, key=lambda m: -column(m, 'probe/auroc').mean()):
@@ -133,9 +157,11 @@ def table(runs: dict[str, list[dict]]) -> str:
             difference = interval(pairs)
             if len(pairs) > 1:
                 difference += f' ({stats.ttest_1samp(pairs, 0).pvalue:.3f})'
-        initial = [column(method, name).mean() for name in READINGS[1:3]]
+        initial = [column(method, name).mean() for name in READINGS[1:4]]
+        gain, sure = column(method, 'probe/gain'), np.sum(column(method, 'probe/gain_low') > 0)
         lines.append(
             f'| {method} | {interval(probe)} | {difference} | {initial[0]:.3f}, {initial[1]:.3f} | '
+            f'{initial[2]:.3f} | {interval(gain)}, {sure} of {len(gain)} | '
             f'{interval(column(method, "knn/auroc"))} | '
             f'{column(method, "first_loss").mean():.3g} to {column(method, "loss").mean():.3g} | '
             f'{column(method, "std").min():.2g} | {column(method, "rankme").min():.3g} |'
@@ -146,7 +172,7 @@ def table(runs: dict[str, list[dict]]) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', required=True, type=pathlib.Path)
-    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
+    parser.add_argument('--methods', nargs='+', choices=[*METHODS, *CONTROLS], default=list(METHODS))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=1)
     arguments, overrides = parser.parse_known_args()

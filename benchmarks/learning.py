@@ -15,23 +15,19 @@ import pathlib
 import subprocess
 import sys
 
-import cv2
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from mlvicx_jax import methods, parallel
-from mlvicx_jax.data import pipeline
 from mlvicx_jax.data.opening import open_data
 from mlvicx_jax.data.questions import ask
 from mlvicx_jax.data.source import RadiographSet
-from mlvicx_jax.evaluation import frozen, metrics
+from mlvicx_jax.evaluation import baselines, frozen, metrics
 from mlvicx_jax.evaluation.metrics import auroc
 from mlvicx_jax.evaluation.probe import linear_probe
 from mlvicx_jax.files import write_json
 from mlvicx_jax.run.record import Run
-
-PIXELS = 32
 
 
 def questions(data) -> dict[str, RadiographSet]:
@@ -61,23 +57,12 @@ def probe_all(features: dict[str, np.ndarray], data) -> dict[str, float]:
     return result
 
 
-def pixels(split) -> np.ndarray:
-    """[n, 1024] raw pixels in [0, 1]."""
-    rows = np.zeros((len(split), PIXELS * PIXELS), np.float32)
-    for batch in pipeline.eval_batches(split, 64):
-        for image, record in zip(batch['image'][batch['mask']], batch['record'][batch['mask']]):
-            small = cv2.resize(image[..., 0], (PIXELS, PIXELS), interpolation=cv2.INTER_AREA)
-            rows[record] = small.ravel() / 255
-    return rows
-
-
 def evaluate(workdir) -> dict[str, dict[str, float]]:
     """{'pretrained' | 'calibrated' | 'uncalibrated' | 'pixels': {question: AUROC}} of a run."""
     run = Run.open(workdir)
     config = ConfigDict(run.config)
     mesh = parallel.create_mesh(config.batch_size)
     data, method = open_data(config), methods.create(config)
-    arguments = config.data.image_size, config.eval.batch_size, mesh
     splits = {name: data.splits[name] for name in ('train', 'test')}
     trained = run.encoder()
     variables, _ = jax.jit(method.init)(jax.random.key(config.seed))
@@ -90,18 +75,20 @@ def evaluate(workdir) -> dict[str, dict[str, float]]:
         mesh,
     )
 
-    def probe(encoder):
+    def probe(network, variables, size, output):
         return probe_all(
             {
-                name: frozen.extract(method.encoder, encoder, split, *arguments)
+                name: frozen.extract(network, variables, split, size, config.eval.batch_size, mesh, output)
                 for name, split in splits.items()
             },
             data,
         )
 
-    found = {'pretrained': probe(trained)}
-    found |= {reading: probe(encoder) for reading, encoder in initial.items()}
-    found['pixels'] = probe_all({name: pixels(split) for name, split in splits.items()}, data)
+    found = {
+        name: probe(method.encoder, encoder, config.data.image_size, config.eval.readout)
+        for name, encoder in ({'pretrained': trained} | initial).items()
+    }
+    found['pixels'] = probe(baselines.Pixels(), {}, baselines.PIXELS, 'pixels')
     for values in found.values():
         values['mean'] = float(np.mean(list(values.values())))
     return found
@@ -111,7 +98,7 @@ def table(seeds: list[dict]) -> str:
     """Markdown: mean over seeds (and range) of each question, for the four things probed."""
     lines = [
         '| test AUROC | pretrained | initial, calibrated | initial, uncalibrated | '
-        f'{PIXELS} x {PIXELS} pixels | gain over initial, each seed |',
+        f'{baselines.PIXELS} x {baselines.PIXELS} pixels | gain over initial, each seed |',
         '|---|---|---|---|---|---|',
     ]
     for question in seeds[0]['pretrained']:

@@ -91,7 +91,8 @@ def get_config():
     duration(config, 'eval_every', steps=5000)  # and at the end
     config.early_stopping = ConfigDict(dict(patience=0))  # evaluations without a better one
     duration(config.early_stopping, 'patience')  # or counted in another unit
-    config.eval = ConfigDict(dict(split='validation', batch_size=64, max_train_images=5000))
+    # The probes' films, and the features that they see: pooled, levels or grid.
+    config.eval = ConfigDict(dict(split='validation', batch_size=64, max_train_images=5000, readout='pooled'))
     config.checkpoint = ConfigDict(dict(keep_last=2, keep_every=0))  # keep_every: steps
     duration(config.checkpoint, 'every', steps=1000)
     duration(config.checkpoint, 'keep_every')

@@ -26,14 +26,21 @@ SETS = {
 
 
 def get_config(argument=''):
-    """Options, separated by commas: dataset=, protocol=, fraction=, labels=, size=small.
+    """Options, separated by commas: dataset=, protocol=, fraction=, labels=, readout=, size=small.
 
     labels: their number, checked against the data; by default as many as it has.
     """
     options = base.read_options(
         'configs/classify.py',
         argument,
-        dict(dataset='nih_chestxray14', protocol='finetune', fraction='1', labels='0', size='full'),
+        dict(
+            dataset='nih_chestxray14',
+            protocol='finetune',
+            fraction='1',
+            labels='0',
+            readout='pooled',
+            size='full',
+        ),
         dict(dataset=base.data_sets(), protocol=('frozen', 'finetune'), size=('full', 'small')),
     )
     config = supervised.get_config()
@@ -45,6 +52,7 @@ def get_config(argument=''):
     config.data.options.update(own.get('options', {}))
     config.data.labelled.share = float(options['fraction'])
     config.method.labels = int(options['labels'])
+    config.method.readout = options['readout']
     config.model.context = True
     config.optim.update(learning_rate=own.get('rate', 1e-3), final_factor=1.0)
     base.duration(config, 'total', epochs=100)
@@ -62,7 +70,7 @@ def small(config):
     config.batch_size = 64
     config.data.stored_size = 128
     config.data.image_size = 96
-    config.model.width = 16
+    config.model.update(width=16, context=False)
     config.optim.learning_rate = 1e-2 if config.protocol == 'frozen' else 1e-3
     # Counted in steps: an epoch of 1 % of the phantom is one.
     base.duration(config, 'total', steps=200)

@@ -74,7 +74,7 @@ def get_config(argument=''):
 
 def small(config):
     """The size of configs/quickstart.py, whose encoders fit."""
-    config.model.width = 16
+    config.model.update(width=16, context=False)
     config.data.stored_size = 128
     config.data.image_size = 96
     config.optim.learning_rate = 2e-3

@@ -20,7 +20,8 @@ def get_config():
     config.data.name = 'nih_chestxray14'
     base.duration(config, 'total', epochs=50)
     config.model.context = False
-    config.method = ConfigDict(dict(name='supervised', labels=0))  # as many as the data has
+    # labels: 0 is as many as the data has.
+    config.method = ConfigDict(dict(name='supervised', labels=0, readout='pooled'))
     config.views.first.update(rotation=7.0, jitter_probability=0.0, blur_probability=0.0)
     del config.views.second
     config.optim.update(

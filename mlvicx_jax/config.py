@@ -12,6 +12,7 @@ from mlvicx_jax import durations, optim, tasks
 from mlvicx_jax.errors import UserError
 
 RESIDENT = 'none', 'host', 'device'  # where decoded training pictures are kept
+READOUTS = 'pooled', 'levels', 'grid'  # of models/readout.py
 
 # Ranges that no constructor checks: (fields, condition, what is expected). ml_collections checks types,
 # `durations.check` the durations.
@@ -36,6 +37,7 @@ _RULES = (
     ('optim.final_factor', lambda v: 0 <= v <= 1, 'a number from 0 to 1'),
     ('eval.split', lambda v: v in ('validation', 'test'), 'validation or test'),
     ('data.resident', lambda v: v in RESIDENT, f'one of {", ".join(RESIDENT)}'),
+    ('eval.readout', lambda v: v in READOUTS, f'one of {", ".join(READOUTS)}'),
     ('optim.name', lambda v: v in optim.NAMES, f'one of {", ".join(optim.NAMES)}'),
     ('dtype data.name data.data_dir method.name', bool, 'a name'),
 )

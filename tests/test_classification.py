@@ -31,6 +31,7 @@ def recipe(data_dir, protocol='finetune', **changes):
     config = tiny.get_config('supervised')
     config.task, config.protocol = 'classify', protocol
     config.model.context = True
+    config.method.readout = 'grid' if protocol == 'frozen' else 'pooled'
     config.data.data_dir = str(data_dir)
     config.data.validation_fraction = 0.3
     config.data.labelled.share = 0.6

@@ -113,11 +113,61 @@ def test_the_chest_is_the_right_way_round(shots):
         assert shot.image[lungs == 1].mean() < shot.image[heart == 1].mean() - 20
 
 
-def test_a_patient_returns_with_the_same_anatomy_and_another_exposure():
-    patient = next(p for p in range(50) if render.person(0, p).images >= 3)
-    first, second = (render.render(0, patient, i, 64) for i in (0, 1))
-    assert (first.age, first.sex) == (second.age, second.sex)
-    assert np.abs(first.image.astype(int) - second.image).mean() > 2
+def test_more_test_patients_change_nobody_who_is_trained_on():
+    alone, many = phantom.Config(patients=20), phantom.Config(patients=20, test_patients=2000)
+    assert many.split()['train_val'] == alone.split()['train_val']
+    assert many.split()['test'][:4] == alone.split()['test'] == [4, 9, 14, 19]
+    assert len(set(many.split()['test'])) == 2000 and not set(many.split()['test']) & set(range(0, 10_000, 5))
+    assert not set(phantom.Config(patients=10_000).split()['train_val']) & set(many.split()['test'])
+    assert (alone.name, many.name) == ('256_p20_s0', '256_p20_s0_t2000')
+    films = sum(render.person(0, patient).images for patient in many.split()['test'])
+    assert 4500 < films < 5100
+
+
+def spied(monkeypatch, patient: int, image: int) -> dict[str, np.ndarray]:
+    """What one film is made of: depth along the beam, devices, lead, noise, and the film itself."""
+    found = {}
+
+    def keep(owner, name):
+        original = getattr(owner, name)
+
+        def function(*arguments):
+            found[name] = original(*arguments)
+            return np.copy(found[name])  # what follows may write to it
+
+        monkeypatch.setattr(owner, name, function)
+
+    with monkeypatch.context() as monkeypatch:
+        for name in ('devices', 'markers', 'expose', 'collimate', 'display'):
+            keep(render.detector, name)
+        keep(render, '_optical_depth')
+        keep(render.Canvas, 'noise')
+        found['example'] = render.render(0, patient, image, 256)
+    return found
+
+
+def test_two_films_of_a_patient_share_anatomy_and_findings_only(monkeypatch):
+    """The same pose and body, so that all that is left to differ is the film: a pair of films must
+    have no exposure, noise, marker or collimation in common that gives the patient away."""
+    pose = render.Pose.draw(np.random.default_rng(0))
+    monkeypatch.setattr(render.Pose, 'draw', lambda rng: pose)
+    monkeypatch.setattr(render, 'ACUTE', ())  # findings that may be absent from one film
+    patient = next(
+        p
+        for p in range(99)
+        if render.person(0, p).images >= 2 and render.draw_findings(render.stream(0, p, render._ILLNESS)).any()
+    )
+    first, second = (spied(monkeypatch, patient, i) for i in (0, 1))
+    one, two = first['example'], second['example']
+    assert (one.age, one.sex) == (two.age, two.sex)
+    np.testing.assert_array_equal(one.anatomy, two.anatomy)
+    np.testing.assert_array_equal(one.labels, two.labels)
+    gas = np.abs(first['_optical_depth'] - second['_optical_depth']) > 1e-4
+    assert gas.mean() < 0.05, 'more than gas under the left dome differs'
+    for name in ('devices', 'markers', 'expose', 'display'):
+        assert not np.array_equal(first[name], second[name]), name
+    noise = [film['noise'].ravel() for film in (first, second)]  # the last field drawn: the quanta's
+    assert noise[0].size == 256 * 256 and abs(np.corrcoef(*noise)[0, 1]) < 0.02
 
 
 @pytest.mark.parametrize('option', [{'size': 0}, {'patients': 1}, {'seed': -1}, {'size': 96.5}])

@@ -211,21 +211,20 @@ def test_a_pretrained_encoder_has_embeddings_but_no_probabilities(films, data, d
     assert predict.main(['--init', str(workdir), str(films)]) == 2
     said = capsys.readouterr().err
     assert 'no classifier' in said and '--embeddings' in said and 'classify.py' in said
-    out = tmp_path / 'embeddings.csv'
-    assert (
-        predict.main(
-            ['--init', str(workdir), str(films), '--embeddings', '--out', str(out), '--batch-size', '4']
-        )
-        == 0
-    )
     loaded = Run.open(workdir).network()
     variables = {kind: tree['encoder'] for kind, tree in loaded.variables.items()}
-    expected = frozen.extract(
-        loaded.method.encoder, variables, data.splits['test'].take(np.arange(7)), 80, 4, parallel.create_mesh(4)
-    )
-    names = [f'e{i}' for i in range(32)]
-    assert list(rows(out)[0]) == ['path', *names, 'error']
-    np.testing.assert_allclose(numbers(rows(out), names), expected, rtol=1e-5, atol=1e-6)
+    split, outputs = data.splits['test'].take(np.arange(7)), ('pooled', 'grid')
+    passes = frozen.passes(loaded.method.encoder, variables, split, 80, 4, parallel.create_mesh(4), outputs)
+    expected = [{name: found[name][found['mask']] for name in outputs} for found in passes]
+    for name, option in (('pooled', ()), ('grid', ('--readout', 'grid'))):
+        out = tmp_path / f'{name}.csv'
+        arguments = ['--init', str(workdir), str(films), '--embeddings', *option, '--out', str(out)]
+        assert predict.main([*arguments, '--batch-size', '4']) == 0
+        features = np.concatenate([batch[name] for batch in expected])
+        names = [f'e{i}' for i in range(features.shape[1])]
+        assert list(rows(out)[0]) == ['path', *names, 'error']
+        np.testing.assert_allclose(numbers(rows(out), names), features, rtol=1e-5, atol=1e-6)
+    assert len(names) == 108 * 4
 
 
 def test_an_interrupted_run_leaves_no_table(classifier, films, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ import tiny
 from configs import base
 from mlvicx_jax import methods, optim, parallel, train
 from mlvicx_jax import state as states
+from mlvicx_jax.evaluation import baselines
 
 # Runs main.py and writes the image ids of each step's batch to $IDS. When the batch of step
 # $AT is asked for, and the checkpoint of step $AFTER is complete, it sends itself signal $SIGNAL.
@@ -170,6 +171,10 @@ def test_a_run_leaves_its_config_curves_and_results(straight):
     assert results['step'] == 12 and results['images_per_second'] > 0
     probes = {'probe/auroc', 'probe/auroc_init', 'knn/auroc', 'knn/auroc_init'}
     assert all(0 <= results[name] <= 1 for name in probes)
+    assert results['line_to_beat'] in said and 'held-out patients' in said
+    best = max(results[f'probe/auroc{ending}'] for ending in baselines.ENDINGS.values())
+    assert results['probe/gain'] == pytest.approx(results['probe/auroc'] - best)
+    assert {'probe/gain_low', 'probe/gain_high'} <= results.keys()
     assert results['train/loss'] == pytest.approx(training[-1]['train/loss'])
     at = {name: line['step'] for line in lines for name in probes & line.keys()}
     assert at == {'probe/auroc': 12, 'knn/auroc': 12, 'probe/auroc_init': 0, 'knn/auroc_init': 0}

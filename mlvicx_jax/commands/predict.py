@@ -31,6 +31,7 @@ from mlvicx_jax import compilation
 from mlvicx_jax.commands._line import Parser, end
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.models import readout
 from mlvicx_jax.models.precision import wide
 from mlvicx_jax.run.record import Run, Trained
 from mlvicx_jax_datasets import dicom, discovery, radiograph
@@ -43,8 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('images', nargs='+', help='files and folders')
     parser.add_argument('--out', help='the CSV; by default it is printed')
     parser.add_argument(
-        '--embeddings', action='store_true', help="the encoder's pooled features instead of probabilities"
+        '--embeddings', action='store_true', help="the encoder's features instead of probabilities"
     )
+    parser.add_argument('--readout', choices=readout.READOUTS, default='pooled', help='which features (pooled)')
     parser.add_argument('--batch-size', type=int, default=64, help='images (64)')
     return end(functools.partial(_run, parser.read(argv)))
 
@@ -53,13 +55,17 @@ def _run(args: argparse.Namespace) -> int:
     logging.set_verbosity(logging.ERROR)  # Orbax tells every file it touches
     compilation.keep_programs()
     compilation.check_sums()
-    return 1 if predict(args.workdir, args.images, args.out, args.embeddings, args.batch_size) else 0
+    embeddings = args.readout if args.embeddings else None
+    return 1 if predict(args.workdir, args.images, args.out, embeddings, args.batch_size) else 0
 
 
-def predict(workdir, images: list, out=None, embeddings: bool = False, batch_size: int = 64) -> int:
+def predict(workdir, images: list, out=None, embeddings: str | None = None, batch_size: int = 64) -> int:
     """Writes the CSV to `out`, or prints it; returns how many images could not be read.
 
     Memory does not grow with the number of images, and all batches are of one compiled shape.
+
+    Args:
+        embeddings: the read-out whose features take the place of the probabilities.
 
     Raises:
         UserError: no image is there, `workdir` holds no run or no classifier, `out` can not be
@@ -111,7 +117,7 @@ def find_images(arguments: list) -> list[str]:
     return list(map(str, found.paths))
 
 
-def scorer(loaded: Trained, embeddings: bool) -> tuple[list[str], Callable]:
+def scorer(loaded: Trained, embeddings: str | None) -> tuple[list[str], Callable]:
     """The columns' names, and a function of uint8 [b, S, S, 1] to float32 [b, columns].
 
     Raises:
@@ -119,9 +125,11 @@ def scorer(loaded: Trained, embeddings: bool) -> tuple[list[str], Callable]:
     """
     size = loaded.config.data.image_size
     if embeddings:
-        encoder, variables = loaded.encoder, loaded.encoder_variables
-        names = [f'e{i}' for i in range(8 * encoder.width)]
-        return names, functools.partial(_outputs, encoder, variables, name='pooled', size=size)
+        score = functools.partial(
+            _outputs, loaded.encoder, loaded.encoder_variables, name=embeddings, size=size
+        )
+        film = jax.ShapeDtypeStruct((1, size, size, 1), np.uint8)
+        return [f'e{i}' for i in range(jax.eval_shape(score, images=film).shape[1])], score
     loaded.require_classifier()
     return list(loaded.run.label_names), functools.partial(
         _outputs, loaded.method.network, loaded.variables, name='logits', size=size
@@ -131,7 +139,7 @@ def scorer(loaded: Trained, embeddings: bool) -> tuple[list[str], Callable]:
 @functools.partial(jax.jit, static_argnames=('network', 'name', 'size'))
 def _outputs(network, variables, images, name, size):
     images = augment.standardise(augment.resize(images, size))
-    found = wide(network.apply(variables, images, train=False)[name])
+    found = wide(readout.read(network.apply(variables, images, train=False), name))
     return jax.nn.sigmoid(found) if name == 'logits' else found
 
 

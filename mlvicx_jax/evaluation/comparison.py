@@ -1,5 +1,6 @@
 """Two methods on the images of the same patients: the difference, its interval and its test."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from mlvicx_jax.evaluation.intervals import (
     of_parts,
     placed,
 )
-from mlvicx_jax.evaluation.statistics import Comparison
+from mlvicx_jax.evaluation.statistics import TAILS, Comparison, Estimate
 
 UNCORRELATED_DF = 1  # degrees of freedom with which no correlation counts
 
@@ -79,6 +80,42 @@ def delong_test(
     low, high = (np.where(alike, 0, end) for end in (ends.low, ends.high))
     found = parts.value, low, high, t, 2 * stats.t.sf(np.abs(t), parts.df)
     return Comparison(*(placed(column, available, np.nan) for column in found))
+
+
+def mean_auroc_difference(
+    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: Sequence
+) -> Estimate:
+    """Mean over labels of the AUROC of A minus that of B, with its interval over patients.
+
+    What a patient adds to the differences of all labels is summed before it is squared: the labels,
+    and the two methods, are of the same patients. Student's t, with Satterthwaite's degrees of
+    freedom of the labels' variances.
+
+    Args:
+        labels: [n, k] of 0 and 1. Those that fewer than `intervals.FEWEST` patients have or lack, or
+            for which a method has no score, are left out of both means.
+        scores_a, scores_b: [n, k], the methods' scores of the same images.
+        patients: [n] patient of each row.
+
+    Returns:
+        Estimate of floats; NaN where no label is left.
+
+    Raises:
+        UserError: as `intervals.auroc_interval`.
+    """
+    scores = np.stack([scores_a, scores_b]).astype(np.float64)
+    scores[:, :, np.isnan(scores).all(1).any(0)] = np.nan
+    (a, _), (b, _) = (taken_apart(area, labels, one, patients) for one in scores)
+    told = a.patients.min(0) >= FEWEST
+    if not told.any():
+        return Estimate(math.nan, math.nan, math.nan)
+    value = (a.value - b.value)[told].mean()
+    adds = (a.positive + a.negative - b.positive - b.negative)[:, told]
+    error = math.sqrt(np.sum(adds.mean(1) ** 2))
+    of_labels, df = np.sum(adds**2, 0), np.minimum(a.df, b.df)[told]
+    df = of_labels.sum() ** 2 / np.sum(of_labels**2 / df) if of_labels.any() else df.min()
+    reach = stats.t.ppf(TAILS[1], df) * error
+    return Estimate(float(value), float(value - reach), float(value + reach))
 
 
 def _of_difference(a: Interval, b: Interval, adds_a, adds_b, df) -> Interval:

@@ -10,6 +10,7 @@ from mlvicx_jax import parallel
 from mlvicx_jax.data import NO_FINDING, augment, pipeline
 from mlvicx_jax.evaluation.metrics import auroc, mean_auroc
 from mlvicx_jax.evaluation.probe import knn, linear_probe
+from mlvicx_jax.models import readout
 
 
 @functools.partial(jax.jit, static_argnames=('network', 'image_size', 'mesh', 'outputs'))
@@ -17,7 +18,7 @@ def _outputs(network, variables, batch, image_size, mesh, outputs):
     images = augment.standardise(augment.resize(batch.pop('image'), image_size))
     found = network.apply(variables, images, train=False)
     return jax.lax.with_sharding_constraint(
-        {name: found[name] for name in outputs} | batch, parallel.replicated(mesh)
+        {name: readout.read(found, name) for name in outputs} | batch, parallel.replicated(mesh)
     )
 
 
@@ -31,7 +32,7 @@ def passes(network, variables, split, image_size: int, batch_size: int, mesh, ou
         variables: its own ({'params', 'batch_stats'}).
         image_size: s, pixels.
         batch_size: images of a batch, over all devices.
-        outputs: names of the arrays that are wanted.
+        outputs: names of what is wanted: read-outs, or arrays as they are.
 
     Yields:
         dict of NumPy arrays of the global batch: `outputs`, `record` (places in the split), `mask`
@@ -101,34 +102,43 @@ def subset(split, most: int):
 
 
 def evaluate(encoder, variables, data, config, mesh) -> dict[str, float]:
-    """Mean AUROC over findings, of a linear probe and of kNN, on frozen features.
+    """`numbers` of the `scores` of an encoder, by the read-out `config.eval.readout`."""
+    name = config.eval.get('readout', 'pooled')  # runs of before read-outs had this one
+    return numbers(scores(encoder, variables, data, config, mesh, config.data.image_size, name), data, config)
 
-    Trained on (at most `config.eval.max_train_images` images of) the training split, tested on
-    `config.eval.split`. Returns `probe/auroc`, `knn/auroc` and the probe's AUROC of each finding;
-    a finding with one class in the test images has none and takes no part in the mean.
+
+def scores(network, variables, data, config, mesh, image_size: int, output: str) -> dict[str, np.ndarray]:
+    """Scores [m, labels] of the images of `config.eval.split`, by a linear probe and by kNN.
+
+    Both are trained on (at most `config.eval.max_train_images` images of) the training split.
+
+    Returns:
+        {'probe', 'knn'}.
     """
     train = subset(data.splits['train'], config.eval.max_train_images)
-    test = data.splits[config.eval.split]
-    features = functools.partial(
-        extract,
-        encoder,
-        variables,
-        image_size=config.data.image_size,
-        batch_size=config.eval.batch_size,
-        mesh=mesh,
+    train_x, test_x = (
+        extract(network, variables, split, image_size, config.eval.batch_size, mesh, output)
+        for split in (train, data.splits[config.eval.split])
     )
-    train_x, test_x = features(split=train), features(split=test)
-    scores = {
+    return {
         'probe': linear_probe(train_x, train.labels, train.patient_ids, test_x),
         'knn': knn(train_x, train.labels, test_x),
     }
-    findings = [i for i, name in enumerate(data.label_names) if name != NO_FINDING]
-    result = {}
-    for probe, score in scores.items():
-        per_class = auroc(test.labels[:, findings], score[:, findings])
-        result[f'{probe}/auroc'] = mean_auroc(per_class)[0]
-        if probe == 'probe':
-            result |= {
-                f'probe/auroc/{data.label_names[i]}': float(value) for i, value in zip(findings, per_class)
-            }
-    return result
+
+
+def numbers(found: dict[str, np.ndarray], data, config) -> dict[str, float]:
+    """Mean AUROC over findings of each probe's `scores`, and the linear one's of each finding.
+
+    Returns `probe/auroc`, `knn/auroc` and `probe/auroc/<finding>`; a finding with one class in the
+    test images has none and takes no part in the mean.
+    """
+    labels, places = data.splits[config.eval.split].labels, findings(data)
+    per_class = {probe: auroc(labels[:, places], score[:, places]) for probe, score in found.items()}
+    return {f'{probe}/auroc': mean_auroc(values)[0] for probe, values in per_class.items()} | {
+        f'probe/auroc/{data.label_names[i]}': float(value) for i, value in zip(places, per_class['probe'])
+    }
+
+
+def findings(data) -> list[int]:
+    """The places of the findings among a set's labels: all of them but `No Finding`."""
+    return [i for i, name in enumerate(data.label_names) if name != NO_FINDING]

@@ -64,14 +64,9 @@ def line(step, total_steps, metrics, timing) -> str:
     )
 
 
-def compare(step, probes, initial) -> str:
-    """The frozen encoder's probes beside the initial encoder's, calibrated and not."""
-    parts = [
-        f'{label} {probes[f"{key}/auroc"]:.3f} (initial {initial[f"{key}/auroc_init"]:.3f}, '
-        f'uncalibrated {initial[f"{key}/auroc_init_uncalibrated"]:.3f})'
-        for label, key in (('probe', 'probe'), ('kNN', 'knn'))
-    ]
-    return f'step {step}  mean AUROC of the frozen encoder: ' + ', '.join(parts)
+def probes(numbers, ending: str = '') -> str:
+    """The mean AUROC of both probes; `ending` is that of a baseline's numbers."""
+    return f'probe {numbers[f"probe/auroc{ending}"]:.3f}, kNN {numbers[f"knn/auroc{ending}"]:.3f}'
 
 
 class Meter:

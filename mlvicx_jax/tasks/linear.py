@@ -53,7 +53,7 @@ class Task(Downstream):
         """The state with the fitted classifier and the step it is of, and that step's validation numbers."""
         data = self._data
         full = opening.open_set(self._config)
-        x = features(self._config, self._method.encoder, state.encoder, full, data.splits, self._mesh)
+        x = features(self._config, self._method, state.encoder, full, data.splits, self._mesh)
         layer, numbers, self._scores = heads(self._config, x, data.splits, data.label_names, log)
         classifier = {'kernel': jnp.asarray(layer.kernel), 'bias': jnp.asarray(layer.bias)}
         state = state.replace(step=jnp.int32(layer.step), params=state.params | {'classifier': classifier})
@@ -67,19 +67,23 @@ class Task(Downstream):
         }
 
 
-def features(config, encoder, variables, full, splits, mesh) -> dict[str, np.ndarray]:
-    """{split: pooled features [n, d]} of the splits' images, from `data_dir/features` where they are.
+def features(config, method, variables, full, splits, mesh) -> dict[str, np.ndarray]:
+    """{split: features [n, d]} of the splits' images, from `data_dir/features` where they are.
 
     They are computed for all images of the set's split, whatever part of it is asked for, so that
     the other fractions, seeds and questions find theirs. The file's name is the hash of what made
-    them: weights, architecture, size of the images, the records that hold the images, and which of them.
+    them: weights, architecture, read-out, size of the images, the records that hold the images, and
+    which of them.
 
     Args:
+        method: has the encoder, and the read-out of the features.
+        variables: of the encoder.
         full: the data set of whose splits `splits` are the parts of the same names.
     """
     made_of = {
         'weights': weights.digest(variables),
-        'encoder': repr(encoder),
+        'encoder': repr(method.encoder),
+        'readout': method.readout,
         'records': records_hash(full),
         'size': config.data.image_size,
     }
@@ -93,10 +97,16 @@ def features(config, encoder, variables, full, splits, mesh) -> dict[str, np.nda
         if found is None:
             say(f'features of {name}: {len(whole)} images ...')
             found = frozen.extract(
-                encoder, variables, whole, config.data.image_size, config.eval.batch_size, mesh
+                method.encoder,
+                variables,
+                whole,
+                config.data.image_size,
+                config.eval.batch_size,
+                mesh,
+                method.readout,
             )
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_arrays(path, {'pooled': found, 'sha256': hashlib.sha256(found.tobytes()).hexdigest()})
+            write_arrays(path, {'features': found, 'sha256': hashlib.sha256(found.tobytes()).hexdigest()})
         place = {image: i for i, image in enumerate(whole.image_ids.tolist())}
         result[name] = found[[place[image] for image in split.image_ids.tolist()]]
     return result
@@ -106,7 +116,7 @@ def _read(path: pathlib.Path) -> np.ndarray | None:
     """Features that are whole, or None."""
     try:
         with np.load(path) as file:
-            found, digest = file['pooled'], str(file['sha256'])
+            found, digest = file['features'], str(file['sha256'])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None  # absent, or damaged: they are computed again
     return found if hashlib.sha256(found.tobytes()).hexdigest() == digest else None

@@ -1,12 +1,9 @@
-"""What a pretraining run is told on its way: probes of its frozen encoder against the initial one."""
+"""What a pretraining run is told on its way: probes of its frozen encoder against the baselines."""
 
-from mlvicx_jax.evaluation import frozen
+from mlvicx_jax.evaluation import baselines, frozen
 from mlvicx_jax.run import progress
-from mlvicx_jax.run.metrics import read_metrics
 from mlvicx_jax.tasks.shared.base import BaseTask
 from mlvicx_jax.terminal import say
-
-PROBES = 'probe/auroc', 'knn/auroc'
 
 
 class Task(BaseTask):
@@ -17,53 +14,63 @@ class Task(BaseTask):
 
     def __init__(self, config, workdir, method, data, mesh):
         super().__init__(config, workdir, method, data, mesh)
-        self._encoder, self._initial = method.encoder, {}
+        self._encoder = method.encoder
+        self._baselines, self._initial, self._best, self._scores = {}, {}, '', {}
 
     def initial(self, state) -> dict[str, float]:
-        """The lines to beat: the encoder before training, in both readings of its BatchNorm.
-
-        `probe/auroc_init` and `knn/auroc_init` are those with BatchNorm calibrated on training
-        images, `..._init_uncalibrated` those of the encoder exactly as it was initialised. Read back
-        where the run already has them.
-        """
-        for line in read_metrics(self._workdir)[:1]:
-            if 'probe/auroc_init' in line:
-                self._initial = {name: value for name, value in line.items() if name != 'step'}
-        if not self._initial:
-            say('evaluating the initial encoder ...')
-            readings = frozen.initial_readings(
-                self._encoder,
-                state.encoder,
-                self._data.splits['train'],
-                self._config.data.image_size,
-                self._config.batch_size,
-                self._mesh,
-            )
-            for reading, variables in readings.items():
-                found = self._probe(variables)
-                suffix = 'init' if reading == 'calibrated' else f'init_{reading}'
-                self._initial |= {f'{probe}_{suffix}': found[probe] for probe in PROBES}
-                say(
-                    f'initial encoder, BatchNorm {reading}: probe {found["probe/auroc"]:.3f}, '
-                    f'kNN {found["knn/auroc"]:.3f} (mean AUROC)'
-                )
+        """The baselines' numbers, `baselines.numbers`; `state` is that before training."""
+        self._baselines = baselines.scores(
+            self._encoder, state.encoder, self._data, self._config, self._mesh, self._workdir
+        )
+        self._initial = baselines.numbers(self._baselines, self._data, self._config)
+        for name, ending in baselines.ENDINGS.items():
+            say(f'{name}: {progress.probes(self._initial, ending)} (mean AUROC)')
+        self._best = baselines.line_to_beat(self._initial)
+        say(f'line to beat: {self._best}')
         return self._initial
 
     def at(self, state, step: int) -> dict[str, float]:
         """The probes of the encoder as it is."""
-        probes = self._probe(state.encoder)
-        say(progress.compare(step, probes, self._initial))
-        return probes
+        self._scores = frozen.scores(
+            self._encoder,
+            state.encoder,
+            self._data,
+            self._config,
+            self._mesh,
+            self._config.data.image_size,
+            self._config.eval.readout,
+        )
+        numbers = frozen.numbers(self._scores, self._data, self._config)
+        ending = baselines.ENDINGS[self._best]
+        say(
+            f'step {step}  mean AUROC of the frozen encoder: {progress.probes(numbers)}; '
+            f'{self._best}: {progress.probes(self._initial, ending)}'
+        )
+        return numbers
 
     def results(self, state, numbers, initial) -> dict:
-        """The last probes beside the initial ones."""
-        keys = [f'{probe}{which}' for probe in PROBES for which in ('', '_init', '_init_uncalibrated')]
-        split = self._config.eval.split
-        return (
-            {key: (numbers | initial).get(key) for key in keys}
-            | numbers
-            | {'eval/split': split, 'data/eval_hash': self._data.splits[split].hash}
+        """The last probes beside the baselines', and how far they are above the best of those."""
+        split = self._data.splits[self._config.eval.split]
+        about = {
+            'eval/split': split.name,
+            'eval/readout': self._config.eval.readout,
+            'data/eval_hash': split.hash,
+        }
+        if not initial:
+            return numbers | about
+        gain = baselines.gain(
+            self._scores['probe'], self._baselines[self._best]['probe'], self._data, self._config
         )
-
-    def _probe(self, variables):
-        return frozen.evaluate(self._encoder, variables, self._data, self._config, self._mesh)
+        patients = len(set(split.patient_ids.tolist()))
+        say(
+            f'pretrained minus {self._best}, the line to beat: {gain.value:+.3f} '
+            f'[{gain.low:+.3f}, {gain.high:+.3f}], mean AUROC of the probe; 95 % interval over '
+            f'{patients} held-out patients'
+        )
+        return (
+            numbers
+            | initial
+            | about
+            | {'line_to_beat': self._best}
+            | {f'probe/gain{end}': float(x) for end, x in zip(('', '_low', '_high'), gain)}
+        )
