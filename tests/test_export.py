@@ -551,6 +551,12 @@ def test_files_that_are_no_weights_stop_the_run(state, tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=name):
             initial.initialise(state, str(tmp_path / name))
+    for number, tensor in enumerate(
+        (torch.eye(3).to_sparse(), torch.eye(3).to_sparse_csr(), torch.empty(3, device='meta'))
+    ):
+        torch.save({'conv1.weight': tensor}, tmp_path / f'odd{number}.pth')
+        with pytest.raises(UserError, match=f'odd{number}.pth: .*(no plain tensor|can not be read)'):
+            initial.initialise(state, str(tmp_path / f'odd{number}.pth'))
     with pytest.raises(UserError, match='none.pth.*No such file'):
         initial.initialise(state, str(tmp_path / 'none.pth'))
 

@@ -20,6 +20,7 @@ from mlvicx_jax.files import write_json
 from mlvicx_jax.grid import reading
 from mlvicx_jax.grid.cell import Cell
 from mlvicx_jax.report import page, sheets
+from mlvicx_jax.run import results as run_results
 from mlvicx_jax.run.record import Run
 from mlvicx_jax.run.results import problem
 from mlvicx_jax.weights import initial
@@ -254,5 +255,9 @@ def test_results_are_held_to_one_form_when_written_and_when_read(whole):
     results = copy.deepcopy(Run.open(whole['classification']).results)
     assert problem('classify', results) is None
     assert problem('segment', results) == "task is 'classify', config.json has segment"
+    config = Run.open(whole['classification']).config
+    for field, value in (('protocol', 'finetune'), ('seed', 9), ('data', {'labelled': {'share': 0.5}})):
+        with pytest.raises(UserError, match='results.json: .* config.json has'):
+            run_results.read(whole['classification'], config | {field: value})
     del results['labelled_hash']
     assert problem('classify', results) == 'labelled_hash is missing'

@@ -16,6 +16,7 @@ from mlvicx_jax.run import folder, goodput, predictions, restoring, results
 from mlvicx_jax.run.goodput import Counts
 from mlvicx_jax.run.metrics import read_metrics
 from mlvicx_jax.run.results import Results
+from mlvicx_jax.run.schema import shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,12 +44,13 @@ class Run:
     @functools.cached_property
     def config(self) -> dict[str, Any]:
         """The content of config.json, with the fields that older runs had not."""
-        config = folder.read_config(self.folder)
+        config, found = folder.read_config(self.folder), None
         if config['task'] not in results.TASKS:
-            raise UserError(
-                f'{self.folder / "config.json"}: task is {config["task"]!r}, expected one of '
-                f'{", ".join(results.TASKS)}; restore it, or run its command again'
-            )
+            found = f'task is {shown(config["task"])}, expected one of {", ".join(results.TASKS)}'
+        elif config['task'] != 'pretrain' and 'protocol' not in config:
+            found = 'protocol is missing'
+        if found:
+            raise UserError(f'{self.folder / "config.json"}: {found}; restore it, or run its command again')
         return config
 
     @property
@@ -69,7 +71,7 @@ class Run:
     @functools.cached_property
     def results(self) -> Results | None:
         """results.json; None where the run has not ended."""
-        return results.read(self.folder, self.task)
+        return results.read(self.folder, self.config)
 
     @property
     def ended(self) -> Results:

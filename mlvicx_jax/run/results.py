@@ -131,17 +131,20 @@ def write(workdir, task: str, content: dict[str, Any]) -> None:
     write_json(pathlib.Path(workdir) / FILE, content)
 
 
-def read(workdir, task: str) -> Results | None:
+def read(workdir, config: dict[str, Any]) -> Results | None:
     """results.json of a run; None where it has not ended.
 
+    Args:
+        config: the content of its config.json.
+
     Raises:
-        UserError: the file is damaged, or not of a run of `task`.
+        UserError: the file is damaged, or another run's.
     """
     path = pathlib.Path(workdir) / FILE
     if not path.exists():
         return None
     content = read_json(path, _WAY_OUT)
-    if found := problem(task, content):
+    if found := problem(config['task'], content) or _other_run(config, content):
         raise UserError(f'{path}: {found}; {_WAY_OUT}')
     return content
 
@@ -161,6 +164,25 @@ def problem(task: str, content: dict[str, Any]) -> str | None:
         return 'eval/split is missing'
     numbers = {name: value for name, value in content.items() if name.startswith('probe/auroc/')}
     return mismatch(numbers, ByName)
+
+
+def _other_run(config: dict[str, Any], content: dict[str, Any]) -> str | None:
+    """How results that are well formed contradict config.json."""
+    if config['task'] == 'pretrain':
+        return None
+    asked = {
+        'protocol': config['protocol'],
+        'seed': config['seed'],
+        'share': config['data']['labelled']['share'],
+    }
+    return next(
+        (
+            f'{name} is {shown(content[name])}, config.json has {shown(value)}'
+            for name, value in asked.items()
+            if content[name] != value
+        ),
+        None,
+    )
 
 
 def _classification_problem(content: dict[str, Any]) -> str | None:

@@ -129,7 +129,7 @@ def read_tensors(path: pathlib.Path) -> Tensors:
             f'{path}: holds no state dict (names and tensors, directly or under '
             'online, state_dict or model); save model.state_dict()'
         )
-    return {name: _numpy(value) for name, value in found.items()}
+    return {name: _numpy(path, name, value) for name, value in found.items()}
 
 
 def _read_safetensors(path):
@@ -153,9 +153,14 @@ def _read_pickle(path):
         ) from error
 
 
-def _numpy(tensor) -> np.ndarray:
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+def _numpy(path, name: str, tensor) -> np.ndarray:
+    try:
+        tensor = tensor.detach()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except Exception as error:  # sparse, quantised or empty ("meta") tensors, each in its own way
+        raise UserError(
+            f'{path}: {name[:80]} is no plain tensor ({reason(error)}); save dense tensors, in float32'
+        ) from error
 
 
 def reason(error: Exception) -> str:
