@@ -331,7 +331,10 @@ def load(path: str):
     """The config of configs/NAME.py[:ARGUMENT]."""
     path, _, argument = path.partition(':')
     recipe = importlib.import_module(path.removesuffix('.py').strip('./').replace('/', '.'))
-    return recipe.get_config(*filter(None, [argument]))
+    config = recipe.get_config(*filter(None, [argument]))
+    if config.method.get('labels') == 0:  # as many as the data has
+        config.method.labels = LABELS
+    return config
 
 
 def megabytes(count: float) -> str:

@@ -48,7 +48,7 @@ def train(config, workdir) -> int:
         if start.step:
             say(f'resumed from {start.checkpoints.directory / str(start.step)}')
         progress.announce(start.config, workdir, start.mesh, start.method, start.state, start.data, start.clock)
-        return solve(start) if start.task.solve else loop(start)
+        return solve(start) if start.task.solves else loop(start)
 
 
 def loop(start: Start) -> int:

@@ -202,6 +202,14 @@ def test_commands(case, refused, tmp_path):
     assert not (tmp_path / 'data').exists()
 
 
+def test_a_grid_has_no_preview(refused, tmp_path):
+    line = refused(
+        '--config=configs/tables.py', f'--preview={tmp_path}/views.png', f'--workdir={tmp_path}/grid'
+    )
+    assert '--preview' in line and 'grid' in line, line
+    assert not (tmp_path / 'grid').exists()
+
+
 def _replace(name, old, new):
     def spoil(root):
         text = (root / name).read_text()
