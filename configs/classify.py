@@ -21,7 +21,6 @@ from configs import base, supervised
 SETS = {
     'nih_chestxray14': dict(batch=64, rate=1e-5),
     'phantom_cxr': dict(batch=64, options=dict(patients=800)),
-    'image_folder_cxr': dict(options=dict(title='classified', table='')),
 }
 
 
