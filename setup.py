@@ -1,4 +1,4 @@
-"""Which folders are packages: those of mlvicx_jax, and those of datasets/ under the name mlvicx_jax_datasets."""
+"""Which folders are packages: those of mlvicx_jax, and those of datasets/ as mlvicx_jax_datasets."""
 
 from setuptools import find_packages, setup
 

@@ -4,9 +4,9 @@
       [--config.FIELD=VALUE ...]
 
 Every run is `main.py --config=configs/quickstart.py:METHOD` in `OUT/METHOD/seed<N>`: a finished one
-of the same recipe and options is kept, an unfinished one goes on. `--jobs` runs share the cores evenly. Prints a Markdown table and
-writes it with the numbers of every run to `OUT/compare.json`. Nothing is selected: the last step's
-encoder is read, once.
+of the same recipe and options is kept, an unfinished one goes on. `--jobs` runs share the cores
+evenly. Prints a Markdown table and writes it with the numbers of every run to `OUT/compare.json`.
+Nothing is selected: the last step's encoder is read, once.
 
 Intervals are 95 % t-intervals over seeds; the difference to MLVICX is paired by seed, with the p-value
 of a paired t-test, not corrected for the number of methods.

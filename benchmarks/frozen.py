@@ -2,7 +2,7 @@
 
   python -m benchmarks.frozen [--images 112120] [--size 224] [--width 64] [--stored 256] [--out ...]
 
-The pass: images/s of `evaluation/linear.features` on phantoms, reading included; for `--images` of them
+The pass: images/s of `tasks/linear.features` on phantoms, reading included; for `--images` of them
 the time follows. The rest, for 4 fractions and 3 seeds: the three heads and all their figures with
 intervals, measured on features and labels of ChestX-ray14's shape (normal features, of which each label
 is a noisy threshold at its share among the release's images). The target is (pass + rest) / pass <= 1.3.
@@ -62,6 +62,7 @@ def images_per_second(config, rounds: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         config.data.data_dir = folder
         data = opening.open_set(config)
+        config.method.labels = len(data.label_names)
         mesh, method = parallel.create_mesh(config.eval.batch_size), methods.create(config)
         variables, _ = jax.jit(method.init)(jax.random.key(0))
         encoder = {name: tree['encoder'] for name, tree in variables.items()}

@@ -48,7 +48,10 @@ class Step:
 def recipe(name: str):
     """'mlvicx:released' -> the config that configs/mlvicx.py gives for 'released'."""
     module, *argument = name.split(':', 1)
-    return importlib.import_module(f'configs.{module}').get_config(*argument)
+    config = importlib.import_module(f'configs.{module}').get_config(*argument)
+    if config.method.get('labels') == 0:  # as many as the data has
+        config.method.labels = LABELS
+    return config
 
 
 def build(config, batch: int, size: int, stored: int, width: int, dtype: str) -> Step:

@@ -301,8 +301,8 @@ class Naive:
     """The released way.
 
     Args:
-      config: configs/mlvicx.py:released at the benchmark's sizes.
-      images: uint8 [b, n, n].
+        config: configs/mlvicx.py:released at the benchmark's sizes.
+        images: uint8 [b, n, n].
     """
 
     aggregation, memory_format = ResizeFirst, torch.contiguous_format

@@ -37,7 +37,7 @@ def serve(ready: dict, step: Callable[[], dict], memory: Callable[[], int | None
         memory: peak bytes on the device; None where it does not tell: those of this process then.
     """
     print(json.dumps(ready), flush=True)
-    for line in sys.stdin:
+    for _line in sys.stdin:
         print(json.dumps(step()), flush=True)
     peak = memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({'memory_bytes': peak}), flush=True)

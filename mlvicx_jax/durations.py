@@ -1,8 +1,8 @@
 """How long, and how often: one kind of value for every length of a run, in any unit.
 
-A duration called `total` is one of the fields total_steps, total_epochs, total_examples and total_percent of
-a section of the config. At most one of them is set; none, 0 or None, means never. The idea is `steps()` of
-big_vision's utils.py.
+A duration called `log_every` is one of the fields log_every_steps, log_every_epochs, log_every_examples and
+log_every_percent of a section of the config. At most one of them is set; none, 0 or None, means never. The idea
+is `steps()` of big_vision's utils.py.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ class Clock:
     Attributes:
         batch_size: images of a step, over all devices.
         steps_per_epoch: whole batches of the training split, 1 or more.
-        total_steps: of the run; None while that is what is asked for.
+        total_steps: of the run; 0 while that is what is asked for.
         steps_per_evaluation: None where there are no evaluations.
     """
 
     batch_size: int
     steps_per_epoch: int
-    total_steps: int | None = None
+    total_steps: int = 0
     steps_per_evaluation: int | None = None
 
 
@@ -54,7 +54,7 @@ class Duration:
             'steps': 1,
             'epochs': clock.steps_per_epoch,
             'examples': 1 / clock.batch_size,
-            'percent': (clock.total_steps or 0) / 100,
+            'percent': clock.total_steps / 100,
             'evaluations': clock.steps_per_evaluation or 0,
         }
         return max(1, round(self.count * steps_per_unit[self.unit]))
@@ -100,7 +100,7 @@ def of(config, section: str, name: str) -> Duration | None:
 def steps(config, section: str, name: str, clock: Clock) -> int | None:
     """`of`, in steps."""
     duration = of(config, section, name)
-    return duration and duration.steps(clock)
+    return duration.steps(clock) if duration else None
 
 
 def check(config) -> None:
@@ -146,5 +146,5 @@ class Schedule:
 def clock(config, batch_size: int, images: int) -> Clock:
     """The clock of a run whose training split has so many images."""
     found = Clock(batch_size, max(1, images // batch_size))
-    found = dataclasses.replace(found, total_steps=steps(config, '', 'total', found))
+    found = dataclasses.replace(found, total_steps=steps(config, '', 'total', found) or 0)
     return dataclasses.replace(found, steps_per_evaluation=steps(config, '', 'eval_every', found))

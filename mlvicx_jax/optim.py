@@ -70,7 +70,7 @@ def create(config, batch_size: int, steps_per_epoch: int, total_steps: int) -> o
         check_parts(config, params)
         return {
             name: jax.tree.map(
-                lambda leaf: (
+                lambda leaf, name=name: (
                     'frozen'
                     if name in config.frozen
                     else 'constant'

@@ -43,7 +43,7 @@ class Start:
     task: BaseTask
     clock: Clock
     optimizer: Any
-    state: states.TrainState
+    state: states.TrainState | None
     proved: dict | None
     checkpoints: Checkpoints
     best: Best
@@ -57,7 +57,7 @@ class Start:
     @property
     def finished(self) -> bool:
         """Whether an earlier start has written the results of a run that is no longer than this one."""
-        done = self.task.solve or self.best.step or self.step >= self.clock.total_steps
+        done = self.task.solves or self.best.step or self.step >= self.clock.total_steps
         return bool(done) and self.results.exists()
 
     @property
@@ -73,7 +73,7 @@ def begin(config, workdir: pathlib.Path, goodput: Goodput) -> Start:
     if config.method.get('labels') == 0:
         config.method.labels = _earlier_labels(workdir)
     mesh = parallel.create_mesh(
-        config.eval.batch_size if task_class.solve else config.batch_size,
+        config.eval.batch_size if task_class.solves else config.batch_size,
         config.eval.batch_size,
         config.accumulation,
     )
@@ -136,7 +136,8 @@ def check_network(config) -> None:
 
 
 def _earlier_labels(workdir: pathlib.Path) -> int:
-    """The number of labels of the run that the folder holds; 0 where it holds none."""
-    if not (workdir / 'config.json').exists():
+    """The number of labels of the run that was begun in the folder; 0 where there is none."""
+    begun = [(workdir / name).exists() for name in ('metrics.jsonl', 'config.json')]
+    if not all(begun):
         return 0
     return folder.read_config(workdir).get('method', {}).get('labels', 0)

@@ -10,6 +10,7 @@ from mlvicx_jax.data import pipeline, resident
 from mlvicx_jax.durations import Schedule
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.evaluation import diagnostics
+from mlvicx_jax.evaluation.linear_layer import known_labels
 from mlvicx_jax.run import folder, progress, results
 from mlvicx_jax.run.best import Evaluations
 from mlvicx_jax.run.goodput import Goodput
@@ -47,7 +48,7 @@ def train(config, workdir) -> int:
         if start.step:
             say(f'resumed from {start.checkpoints.directory / str(start.step)}')
         progress.announce(start.config, workdir, start.mesh, start.method, start.state, start.data, start.clock)
-        return solve(start) if start.task.solve else loop(start)
+        return solve(start) if start.task.solves else loop(start)
 
 
 def loop(start: Start) -> int:
@@ -172,6 +173,7 @@ def write_results(start: Start, state, found: dict) -> None:
     start.goodput.write()
     start.goodput.tell()
     config, data = start.config, start.data
+    known = known_labels(data.splits['train'].labels) | (not hasattr(start.method, 'labels'))
     if jax.process_index() == 0:
         results.write(
             start.workdir,
@@ -181,6 +183,9 @@ def write_results(start: Start, state, found: dict) -> None:
                 'task': config.task,
                 'step': int(state.step),
                 'label_names': list(data.label_names),
+                'labels_without_score': [
+                    name for name, is_known in zip(data.label_names, known) if not is_known
+                ],
                 'data/train_hash': data.splits['train'].hash,
                 'device': parallel.device_name(),
                 'version': __version__,

@@ -112,7 +112,10 @@ COMMANDS = {
         ['--config=configs/mlvicx.py:foo'],
         ['configs/mlvicx.py:foo', "'foo' is none of paper, released"],
     ),
-    'no presets': (['--config=configs/quickstart.py:foo'], ['quickstart.py:foo', 'expected one of barlow_twins']),
+    'no presets': (
+        ['--config=configs/quickstart.py:foo'],
+        ['quickstart.py:foo', 'expected one of barlow_twins'],
+    ),
     'no method': (['--config=configs/base.py'], ['config.method.name is missing', 'recipe']),
     'unknown flag': ([*TINY, '--wrkdir=x'], ["'wrkdir'", 'workdir']),
     'not a flag': ([*TINY, 'config.seed=1'], ["'config.seed=1' is no flag", '--config.FIELD']),
@@ -197,6 +200,14 @@ def test_commands(case, refused, tmp_path):
     for word in words:
         assert word in line, line
     assert not (tmp_path / 'data').exists()
+
+
+def test_a_grid_has_no_preview(refused, tmp_path):
+    line = refused(
+        '--config=configs/tables.py', f'--preview={tmp_path}/views.png', f'--workdir={tmp_path}/grid'
+    )
+    assert '--preview' in line and 'grid' in line, line
+    assert not (tmp_path / 'grid').exists()
 
 
 def _replace(name, old, new):

@@ -50,7 +50,7 @@ def test_cut_out_fills_squares_of_a_seventh_with_the_mean_colour(size, side):
 def np_boxes(rng, low, high, size=224):
     """The union of the boxes until one stops, and the number of boxes."""
     mask = np.zeros((size, size), bool)
-    for number in range(1, 11):
+    for _number in range(1, 11):
         height, width = rng.integers(low, high, 2, endpoint=True)
         top = rng.integers(3, size - height - 3, endpoint=True)
         left = rng.integers(3, size - width - 3, endpoint=True)

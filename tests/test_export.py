@@ -236,7 +236,7 @@ def test_preprocessing_is_the_evaluations():
 
 @pytest.mark.parametrize('form', ('flax', 'mlvicx', 'torchvision'))
 def test_what_comes_back_is_bit_identical(exported, original, form):
-    encoder, variables = original
+    _encoder, variables = original
     if form == 'torchvision':
         variables = weights.without_context(variables)
     like = jax.tree.map(np.zeros_like, variables)

@@ -118,7 +118,7 @@ def test_every_level_has_a_map_of_its_grid_in_float32():
     network, variables, images = classifier()
     for level, grid in zip(LEVELS, (40, 20, 10, 5, 3)):
         maps, logits = jax.eval_shape(
-            lambda: heatmaps.grad_cam(network, variables, images, jnp.array([0]), level)
+            lambda level=level: heatmaps.grad_cam(network, variables, images, jnp.array([0]), level)
         )
         assert (maps.shape, maps.dtype) == ((3, 1, grid, grid), jnp.float32)
         assert logits.shape == (3, 9)

@@ -12,8 +12,8 @@ PACKAGE = ROOT / 'mlvicx_jax'
 # From the ground up: a room imports only from rooms that stand before it.
 ROOMS = (
     'errors', 'lock', 'checkout', 'files', 'terminal', 'compilation', 'durations', 'optim',
-    'models', 'rows', 'parallel', 'data', 'methods', 'state', 'step', 'run', 'weights', 'evaluation', 'tasks', 'config',
-    'start', 'train', 'preview', 'report', 'audit', 'export', 'grid', 'commands',
+    'models', 'rows', 'parallel', 'data', 'methods', 'state', 'step', 'run', 'weights', 'evaluation', 'tasks',
+    'config', 'start', 'train', 'preview', 'report', 'audit', 'export', 'grid', 'commands',
 )  # fmt: skip
 DOORS = '__main__', 'predict', 'heatmaps', 'prepare'  # they call a command and nothing else
 

@@ -41,7 +41,7 @@ def step(method):
     def run(variables, state):
         def loss(params, key_params):
             key = state['key'] | {'params': key_params}
-            out, stats, new = method.forward(variables | {'params': params}, state | {'key': key}, views, None)
+            out, _stats, new = method.forward(variables | {'params': params}, state | {'key': key}, views, None)
             total, terms = method.loss(out, state)
             return jnp.stack([total, total - terms['contrast']]), (out, new)
 

@@ -1,4 +1,4 @@
-"""What every method must hold: the same on one device and four, an exact restart, a teacher that learns nothing."""
+"""What every method must hold: one device is four, a restart is exact, a teacher learns nothing."""
 
 import jax
 import numpy as np

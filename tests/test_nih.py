@@ -258,7 +258,7 @@ def test_unwritable_and_full_disk(tmp_path, monkeypatch):
         (PermissionError(13, 'Permission denied'), 'can not be written'),
     ):
 
-        def fail(*args, **kwargs):
+        def fail(*args, error=error, **kwargs):
             raise RuntimeError('wrapped') from error
 
         monkeypatch.setattr(nih.Builder, 'download_and_prepare', fail)

@@ -158,7 +158,7 @@ def test_a_constant_part_keeps_its_rate():
     optimizer = optim.create(settings, 64, 1, total_steps=10)
     state, moves = optimizer.init(params), []
     for step in range(10):  # the same gradient with a sign that cancels the momentum's memory
-        gradient = jax.tree.map(lambda w: np.full_like(w, 1 if step == 0 else 0.1), params)
+        gradient = jax.tree.map(lambda w, step=step: np.full_like(w, 1 if step == 0 else 0.1), params)
         updates, state = optimizer.update(gradient, state, params)
         moves.append(updates)
     for name in ('w', 'b'):

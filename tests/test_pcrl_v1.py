@@ -110,7 +110,7 @@ def random_out(seed=0, width=8):
 @pytest.mark.parametrize('images', [1, 86524])
 def test_loss_is_noise_contrast_and_restoration_whatever_the_number_of_images(method, step, images):
     out, state = random_out(), step['state']
-    contrasts, _, z = np_contrasts(out, state['queue']['keys'], images=images)
+    contrasts, _, _z = np_contrasts(out, state['queue']['keys'], images=images)
     loss, terms = method.loss(out, state)
     np.testing.assert_allclose([terms[f'contrast/{name}'] for name in pcrl_v1.CONTRASTS], contrasts, rtol=1e-5)
     np.testing.assert_allclose(loss, sum(contrasts) / 3 + np.float64(out['restoration']).mean(), rtol=1e-5)

@@ -1,6 +1,8 @@
 """`mlvicx_jax.predict`: the numbers of evaluation, for files of every kind and number."""
 
 import csv
+import json
+import shutil
 
 import cv2
 import dicoms
@@ -13,6 +15,7 @@ from mlvicx_jax import parallel
 from mlvicx_jax.commands import predict
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.evaluation import frozen
+from mlvicx_jax.files import write_json
 from mlvicx_jax.run.record import Run
 from mlvicx_jax_datasets import radiograph
 
@@ -179,6 +182,17 @@ def test_only_bad_files_still_make_a_table(classifier, tmp_path, capsys):
 def test_without_out_the_table_is_all_of_stdout(classifier, films, together, capsys):
     assert predict.main(['--init', str(classifier), str(films), '--batch-size', '3']) == 0
     assert list(csv.DictReader(capsys.readouterr().out.splitlines())) == together
+
+
+def test_a_label_that_training_did_not_tell_apart_has_no_probability(classifier, films, data, tmp_path):
+    workdir = shutil.copytree(classifier, tmp_path / 'run')
+    results = json.loads((workdir / 'results.json').read_text())
+    silent = data.label_names[1]
+    write_json(workdir / 'results.json', results | {'labels_without_score': [silent]})
+    out = tmp_path / 'predictions.csv'
+    assert predict.main(['--init', str(workdir), str(films), '--out', str(out), '--batch-size', '3']) == 0
+    for row in rows(out):
+        assert row[silent] == '' and all(row[name] for name in data.label_names if name != silent)
 
 
 def test_a_folder_without_images_and_a_folder_of_no_run_are_refused(classifier, films, tmp_path, capsys):

@@ -553,7 +553,7 @@ def test_intervals_of_a_grid_are_over_seeds_or_over_patients_of_a_single_one(mon
 
 @pytest.mark.parametrize('kind', ['pretraining', 'classification', 'segmentation', 'grid', 'large'])
 def test_a_page_needs_nothing_but_itself_and_is_told_to_who_does_not_see_it(pages, kind):
-    folder, found = pages[kind]
+    _folder, found = pages[kind]
     assert len(found.html) < 2e6 and 'http' not in re.sub(r'http-equiv="Content', '', found.html)
     assert not {tag for tag, _ in found.tags} & {'script', 'link', 'iframe', 'object', 'base', 'a'}
     assert 'url(' not in found.html and '@import' not in found.html
@@ -667,7 +667,7 @@ def test_results_that_say_no_numbers_are_refused(tmp_path, change, said):
     change(results)
     write_json(folder / 'results.json', results)
     with pytest.raises(UserError, match=re.escape(said)):
-        Run.open(folder).results
+        _ = Run.open(folder).results
 
 
 def test_names_are_text_wherever_they_stand(tmp_path):

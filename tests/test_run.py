@@ -173,7 +173,7 @@ def test_a_run_leaves_its_config_curves_and_results(straight):
     assert results['train/loss'] == pytest.approx(training[-1]['train/loss'])
     at = {name: line['step'] for line in lines for name in probes & line.keys()}
     assert at == {'probe/auroc': 12, 'knn/auroc': 12, 'probe/auroc_init': 0, 'knn/auroc_init': 0}
-    assert list(workdir.glob('events.out.tfevents.*'))[0].stat().st_size > 1000
+    assert next(iter(workdir.glob('events.out.tfevents.*'))).stat().st_size > 1000
     assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == ['12', '6']
     for part in ('devices ', ' 4 x ', 'encoder/conv1/kernel', 'sha256', 'step 12/12', 'left'):
         assert part in said

@@ -71,7 +71,7 @@ def truth_of(split, position, name):
 
 
 def test_batches_hold_the_masks_of_the_images_that_they_name(data):
-    for name, split in data.splits.items():
+    for _name, split in data.splits.items():
         stream = pipeline.train_batches(split, 5, 0)
         seen = 0
         for batch in itertools.chain(itertools.islice(stream, 2), pipeline.eval_batches(split, 5)):
@@ -419,7 +419,7 @@ def test_results_are_the_means_of_the_saved_values(evaluated, data):
 
 
 def test_samples_are_images_with_their_masks(evaluated, data):
-    evaluation, _, _, _, workdir = evaluated
+    _evaluation, _, _, _, workdir = evaluated
     saved, split = np.load(workdir / 'predictions.npz'), data.splits['test']
     ids = saved['sample_image_ids'].tolist()
     assert len(ids) == len(set(ids)) == min(8, len(split))

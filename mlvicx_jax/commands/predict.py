@@ -5,7 +5,8 @@
 Images are PNG, JPEG or DICOM files, or folders of them (in all their folders, by suffix). They pass
 through the preprocessing of training data and of evaluation. Columns: path, then the probability of
 each label (or with --embeddings the encoder's features e0, e1, ...), then error: the reason where
-an image can not be read, whose numbers are empty.
+an image can not be read, whose numbers are empty. A label of which training showed one class alone
+has no probability: its column is empty.
 
 Exit code: 0, or 1 where an image could not be read (the others are scored), or 2 for a mistake that
 leaves nothing scored (no CSV is written).
@@ -70,6 +71,7 @@ def predict(workdir, images: list, out=None, embeddings: bool = False, batch_siz
     paths = find_images(images)
     loaded = Run.open(workdir).network()
     columns, score = scorer(loaded, embeddings)
+    silent = np.isin(columns, loaded.run.labels_without_score)
     read = functools.partial(_read, size=loaded.config.data.stored_size)
     bad = 0
     with _table(out) as table:
@@ -85,7 +87,8 @@ def predict(workdir, images: list, out=None, embeddings: bool = False, batch_siz
                     tqdm.tqdm.write(f'not scored: {image}', file=sys.stderr)
                     table.writerow([path, *[''] * len(columns), image])
                 else:
-                    table.writerow([path, *map(str, next(numbers)), ''])
+                    shown = ['' if mute else str(number) for mute, number in zip(silent, next(numbers))]
+                    table.writerow([path, *shown, ''])
     if bad:
         print(f'{bad} of {len(paths)} images could not be read; see the column error', file=sys.stderr)
     return bad

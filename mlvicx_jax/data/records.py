@@ -29,7 +29,7 @@ def records_hash(data: RadiographSet) -> str:
     }
     sizes = {name: (split.num_examples, split.num_bytes) for name, split in builder.info.splits.items()}
     digest = hashlib.sha256(json.dumps([files, sizes], sort_keys=True).encode())
-    for name, split in sorted(data.splits.items()):
+    for _, split in sorted(data.splits.items()):
         chosen = np.unique(np.linspace(0, len(split) - 1, LOOKED_AT).astype(int))
         digest.update(split.labels.tobytes())
         for position in chosen:

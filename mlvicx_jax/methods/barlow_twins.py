@@ -15,8 +15,8 @@ class Method(BaseMethod):
     The features are standardised over the batch by the projector's last BatchNorm.
 
     Attributes:
-      widths: of the projector's layers.
-      off_diagonal: lambda, the weight of the correlations between different features.
+        widths: of the projector's layers.
+        off_diagonal: lambda, the weight of the correlations between different features.
     """
 
     widths: tuple[int, ...] = (8192, 8192, 8192)

@@ -23,8 +23,8 @@ class Method(BaseMethod):
     views in training mode, so its statistics are the batch's; only its weights are averaged.
 
     Attributes:
-      projector, predictor: widths of their layers.
-      momentum: of the target's average at the start; it rises to 1 on a cosine.
+        projector, predictor: widths of their layers.
+        momentum: of the target's average at the start; it rises to 1 on a cosine.
     """
 
     projector: tuple[int, ...] = (4096, 256)

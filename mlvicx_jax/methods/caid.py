@@ -36,9 +36,9 @@ class Method(MomentumContrast):
     code's key network has a decoder too, whose pictures it discards: here it has none.
 
     Attributes:
-      restoration: weight of the mean squared error of grey in [0, 1].
-      flip_target: restore the crop with the view's flip and rotation. The code does not: half of
-        the inputs are mirrored against what is to be restored from them.
+        restoration: weight of the mean squared error of grey in [0, 1].
+        flip_target: restore the crop with the view's flip and rotation. The code does not: half of
+            the inputs are mirrored against what is to be restored from them.
     """
 
     restoration: float = 10.0

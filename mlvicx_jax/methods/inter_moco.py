@@ -54,7 +54,7 @@ class Method(MomentumContrast):
     of MoCo's first version: a linear head, its temperature. It ran on one GPU.
 
     Attributes:
-      stage_weights: of the squared errors of stages 1 to 4.
+        stage_weights: of the squared errors of stages 1 to 4.
     """
 
     widths: tuple[int, ...] = (128,)

@@ -48,12 +48,12 @@ class Method(VarianceCovariance):
     """MLVICX, Eq. 5: L(Z, Z') + multi_level_weight * L(M, M').
 
     Attributes:
-      encoder: its context bottlenecks are part of the method and of the encoder.
-      loss_heads: 'both', or one of 'global' and 'multi_level' (the ablation of Table IV).
-      aggregation: of the five levels, 'concat' (paper) or 'sum' (release).
-      widths: of the expanders' layers.
-      last_norm: BatchNorm behind the expanders' last layer (release).
-      multi_level_weight: lambda of Eq. 5; not stated in the paper, 1 in the release.
+        encoder: its context bottlenecks are part of the method and of the encoder.
+        loss_heads: 'both', or one of 'global' and 'multi_level' (the ablation of Table IV).
+        aggregation: of the five levels, 'concat' (paper) or 'sum' (release).
+        widths: of the expanders' layers.
+        last_norm: BatchNorm behind the expanders' last layer (release).
+        multi_level_weight: lambda of Eq. 5; not stated in the paper, 1 in the release.
     """
 
     loss_heads: str = 'both'

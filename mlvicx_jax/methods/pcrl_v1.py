@@ -46,10 +46,10 @@ class Student(Teacher):
         """Embeddings, and pictures [b, n, n, 3] restored from own and from crossed maps.
 
         Args:
-          teacher: maps of the other views; alpha times the own maps and 1 - alpha times these are
-            the crossed ones.
-          codes: of the student's and of the teacher's pictures [b, 6], which scale the channels of
-            the deepest maps; or None.
+            teacher: maps of the other views; alpha times the own maps and 1 - alpha times these are
+                the crossed ones.
+            codes: of the student's and of the teacher's pictures [b, 6], which scale the channels of
+                the deepest maps; or None.
         """
         embedding, maps = super().__call__(images, train)
         if codes:
@@ -100,9 +100,9 @@ class Method(MomentumContrast):
     The code scales the deepest map where the paper takes an outer product with the code.
 
     Attributes:
-      norm_groups: as in `MomentumContrast`; the code runs on four GPUs, with shuffled keys.
-      aligned_targets: restore mixtures with their rotation and flip. The code's targets are the
-        bare crops: half of the inputs are mirrored against what is to be restored from them.
+        norm_groups: as in `MomentumContrast`; the code runs on four GPUs, with shuffled keys.
+        aligned_targets: restore mixtures with their rotation and flip. The code's targets are the
+            bare crops: half of the inputs are mirrored against what is to be restored from them.
     """
 
     widths: tuple[int, ...] = (128, 128)

@@ -29,8 +29,8 @@ class Network(nn.Module):
     The biases that the code has in front of a BatchNorm are left out: it is blind to them.
 
     Attributes:
-      encoder: a `ResNet18`.
-      restores: whether pictures are made, too.
+        encoder: a `ResNet18`.
+        restores: whether pictures are made, too.
     """
 
     encoder: ResNet18
@@ -69,12 +69,12 @@ def siamese(first, second, levels):
     """-(cos(p, sg z') + cos(p', sg z)) / 2 of every example, at one level for each comparison.
 
     Args:
-      first, second: for each level, embeddings z and predictions p [n, b, c] of n comparisons; n
-        may be 1 in one of them, to be compared with all of the other's.
-      levels: int [n], of each comparison.
+        first, second: for each level, embeddings z and predictions p [n, b, c] of n comparisons; n
+            may be 1 in one of them, to be compared with all of the other's.
+        levels: int [n], of each comparison.
 
     Returns:
-      float32 [n, b].
+        float32 [n, b].
     """
     every = jnp.stack(
         [
@@ -101,9 +101,9 @@ class Method(BaseMethod):
     target of both is the first view before its photometry and cut-out, standardised.
 
     Attributes:
-      recipes: of `first`, `second` and, for the small crops, `local`.
-      local_crops: small crops of each image.
-      local_size: their side, pixels.
+        recipes: of `first`, `second` and, for the small crops, `local`.
+        local_crops: small crops of each image.
+        local_size: their side, pixels.
     """
 
     local_crops: int = 6

@@ -45,9 +45,9 @@ class Method(BaseMethod):
     of single images would say nothing but "all or none" of the many that show no pneumothorax.
 
     Attributes:
-      structures: their number, that of config.data.target.
-      frozen_encoder: whether the decoder alone learns. `config.optim.frozen` has to name the
-        encoder too, or weight decay would still shrink it; configs/segment.py sets both.
+        structures: their number, that of config.data.target.
+        frozen_encoder: whether the decoder alone learns. `config.optim.frozen` has to name the
+            encoder too, or weight decay would still shrink it; configs/segment.py sets both.
     """
 
     structures: int = 1
@@ -66,7 +66,7 @@ class Method(BaseMethod):
         Masks are warped as the image is and cut at a half; photometry is the image's alone.
 
         Raises:
-          UserError: the batch has another number of structures, or there are several views.
+            UserError: the batch has another number of structures, or there are several views.
         """
         found = batch['target'].shape[-1] if 'target' in batch else 0
         if found != self.structures:
@@ -78,7 +78,7 @@ class Method(BaseMethod):
             raise UserError(
                 f'config.views has {", ".join(self.recipes)}; segmentation learns from one view of each image'
             )
-        ((name, recipe),) = self.recipes.items()
+        (recipe,) = self.recipes.values()
         drawn = augment.view_keys(keys, 0)  # the draws of `augment.views` for its first recipe
         pictures = 255 * batch['target']
         masks = [

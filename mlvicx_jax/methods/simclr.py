@@ -19,8 +19,8 @@ class Method(BaseMethod):
     that of equal embeddings, and on average none is lower of views that share nothing.
 
     Attributes:
-      widths: of the projector's layers; the hidden ones are as wide as the encoder's output.
-      temperature: of the similarities.
+        widths: of the projector's layers; the hidden ones are as wide as the encoder's output.
+        temperature: of the similarities.
     """
 
     widths: tuple[int, ...] = (512, 512, 128)

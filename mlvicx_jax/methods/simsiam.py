@@ -14,8 +14,8 @@ class Method(BaseMethod):
     which the code keeps and freezes, would cancel there and is left out.
 
     Attributes:
-      projector: widths of its layers; the hidden ones are as wide as the encoder's output.
-      predictor: widths of its layers.
+        projector: widths of its layers; the hidden ones are as wide as the encoder's output.
+        predictor: widths of its layers.
     """
 
     projector: tuple[int, ...] = (512, 512, 2048)

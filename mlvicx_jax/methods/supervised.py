@@ -30,7 +30,7 @@ class Method(BaseMethod):
     """A sigmoid and a binary cross-entropy for each label, meaned over labels and images.
 
     Attributes:
-      labels: number of labels of the data set.
+        labels: number of labels of the data set.
     """
 
     labels: int = 15
@@ -43,7 +43,7 @@ class Method(BaseMethod):
         """One view of each image, and its labels.
 
         Raises:
-          UserError: the images have another number of labels.
+            UserError: the images have another number of labels.
         """
         found = batch['labels'].shape[1]
         if found != self.labels:

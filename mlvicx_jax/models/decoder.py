@@ -16,10 +16,10 @@ class Decoder(nn.Module):
     encoder halved it is cut to its size again.
 
     Attributes:
-      width: of the encoder; the blocks have 4, 2, 1, 1/2 and 1/4 times as many channels, 256 to 16
-        in ResNet-18.
-      skips: whether blocks 1 to 4 see `stage3`, `stage2`, `stage1` and `stem`.
-      dtype, axis_name, norm_groups: as in `ResNet18`.
+        width: of the encoder; the blocks have 4, 2, 1, 1/2 and 1/4 times as many channels, 256 to 16
+            in ResNet-18.
+        skips: whether blocks 1 to 4 see `stage3`, `stage2`, `stage1` and `stem`.
+        dtype, axis_name, norm_groups: as in `ResNet18`.
     """
 
     width: int = 64

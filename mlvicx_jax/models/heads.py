@@ -68,13 +68,13 @@ class MLP(nn.Module):
     A linear layer has a bias only where no BatchNorm follows, which is blind to it.
 
     Attributes:
-      widths: of the layers, the last is the embedding's.
-      norm: BatchNorm before each ReLU.
-      bias: whether the last layer has one.
-      last_norm: BatchNorm behind the last layer: 'none', 'affine', 'scale' (without a shift), or
-        'plain' (with neither).
-      kernel_init: of the linear layers; torch's default.
-      dtype, axis_name: as in `ResNet18`.
+        widths: of the layers, the last is the embedding's.
+        norm: BatchNorm before each ReLU.
+        bias: whether the last layer has one.
+        last_norm: BatchNorm behind the last layer: 'none', 'affine', 'scale' (without a shift), or
+            'plain' (with neither).
+        kernel_init: of the linear layers; torch's default.
+        dtype, axis_name: as in `ResNet18`.
     """
 
     widths: tuple[int, ...]
@@ -97,7 +97,9 @@ class MLP(nn.Module):
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
                 name=f'linear{i}',
-                bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
+                bias_init=lambda key, shape, dtype, bound=bound: jax.random.uniform(
+                    key, shape, dtype, -bound, bound
+                ),
             )(x)
             if hidden:
                 x = nn.relu(batch_norm_(name=f'bn{i}')(x) if self.norm else x)

@@ -74,17 +74,17 @@ class ResNet18(nn.Module):
     this collection, `init` neither.
 
     Attributes:
-      width: channels of the stem, 64 in ResNet-18; smaller for CPUs.
-      context: whether the five context bottlenecks are there.
-      reduction: their channel reduction r (2 in the release, 16 in CBAM).
-      dtype: compute type; parameters and statistics stay float32.
-      axis_name: mesh axis of the batch statistics; None takes those of the array itself.
-      momentum: of the running statistics; 0 keeps those of the last batch alone.
-      zero_init_residual: whether each block starts as its shortcut alone (Goyal et al., 2017).
-      norm_groups: parts of the global batch with BatchNorm statistics of their own.
-      remat: whether the inside of stem, blocks and bottlenecks (of the encoder alone) is computed
-        once more in the backward pass instead of kept: the same numbers for a third more arithmetic
-        and less memory.
+        width: channels of the stem, 64 in ResNet-18; smaller for CPUs.
+        context: whether the five context bottlenecks are there.
+        reduction: their channel reduction r (2 in the release, 16 in CBAM).
+        dtype: compute type; parameters and statistics stay float32.
+        axis_name: mesh axis of the batch statistics; None takes those of the array itself.
+        momentum: of the running statistics; 0 keeps those of the last batch alone.
+        zero_init_residual: whether each block starts as its shortcut alone (Goyal et al., 2017).
+        norm_groups: parts of the global batch with BatchNorm statistics of their own.
+        remat: whether the inside of stem, blocks and bottlenecks (of the encoder alone) is computed
+            once more in the backward pass instead of kept: the same numbers for a third more arithmetic
+            and less memory.
     """
 
     width: int = 64

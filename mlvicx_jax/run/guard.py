@@ -3,6 +3,7 @@
 import math
 import pathlib
 import signal
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -25,7 +26,7 @@ class NonFiniteGuard:
     def __init__(self, workdir, most: int):
         self._path = pathlib.Path(workdir) / f'not_finite_process{jax.process_index()}.json'
         self._most = most
-        self._reports = []
+        self._reports: list[dict] = []
         self.skipping = False
 
     def check(self, step, metrics, image_ids) -> None:
@@ -59,8 +60,8 @@ class StopRequest:
     """
 
     def __init__(self):
-        self._received = None
-        self._before = {}
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self):
         if jax.process_count() == 1:
@@ -84,7 +85,7 @@ class StopRequest:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._received is not None
 
-    def stopped(self, saved: int) -> int:
+    def stopped(self, saved: int | None) -> int:
         """Says that the run stops with step `saved` on disk; returns the exit code."""
         interrupted = self._received == signal.SIGINT
         say(

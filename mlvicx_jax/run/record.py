@@ -100,6 +100,11 @@ class Run:
         return predictions.read(self.folder, self.task, self.results)
 
     @property
+    def labels_without_score(self) -> list[str]:
+        """Labels of the classifier of which its training images had one class alone."""
+        return list((self.results or {}).get('labels_without_score', ()))
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """Of a classifier's logits, in order; () while the run goes on."""
         return tuple((self.results or {}).get('label_names', ()))

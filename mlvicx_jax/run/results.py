@@ -22,6 +22,7 @@ Common = TypedDict(
         'step': int,
         'task': NotRequired[str],
         'label_names': NotRequired[list[str]],
+        'labels_without_score': NotRequired[list[str]],  # of which training has one class alone
         'images_per_second': NotRequired[Number],
         'device': NotRequired[str],
         'version': NotRequired[str],

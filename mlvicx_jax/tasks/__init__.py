@@ -8,16 +8,17 @@ import importlib
 import pkgutil
 
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.tasks.shared.base import BaseTask
 
 
 @functools.cache
-def all_tasks() -> tuple[type, ...]:
+def all_tasks() -> tuple[type[BaseTask], ...]:
     """Every `Task`, in the order of its file's name."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
     return tuple(importlib.import_module(f'{__name__}.{name}').Task for name in names)
 
 
-def find(config) -> type:
+def find(config) -> type[BaseTask]:
     """The `Task` of `config.task` and `config.protocol`.
 
     Raises:

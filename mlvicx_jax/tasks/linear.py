@@ -38,6 +38,7 @@ class Task(Downstream):
     name = 'classify'
     protocols = ('frozen',)
     monitor = classify.Task.monitor
+    solves = True
 
     def check(self, evaluates):
         super().check(evaluates)

@@ -25,9 +25,9 @@ class BaseMethod:
     """Two views of each image, one network, no state of its own. See docs/architecture.md.
 
     Attributes:
-      encoder: a `ResNet18`.
-      recipes: {name of the view: its augmentation}, the config's `views`.
-      image_size: side of the views, pixels.
+        encoder: a `ResNet18`.
+        recipes: {name of the view: its augmentation}, the config's `views`.
+        image_size: side of the views, pixels.
     """
 
     encoder: ResNet18
@@ -76,8 +76,8 @@ class BaseMethod:
         """{name: array [b, ...]}; those with four axes are pictures in [0, 1].
 
         Args:
-          keys: one a row.
-          batch: 'image' uint8 [b, S, S, 1] and 'labels' uint8 [b, L].
+            keys: one a row.
+            batch: 'image' uint8 [b, S, S, 1] and 'labels' uint8 [b, L].
         """
         return augment.views(keys, batch['image'], self.image_size, self.recipes)
 

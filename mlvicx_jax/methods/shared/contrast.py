@@ -23,8 +23,8 @@ def similarities(query, key, negatives):
     """Cosines [B, 1 + K] of each query with its key, then with every negative.
 
     Args:
-      query, key: unit rows [B, d]; no gradient goes into `key` or `negatives`.
-      negatives: unit rows [K, d].
+        query, key: unit rows [B, d]; no gradient goes into `key` or `negatives`.
+        negatives: unit rows [K, d].
     """
     key, negatives = jax.lax.stop_gradient((key, negatives))
     positive = (query * key).sum(-1, keepdims=True)
@@ -36,8 +36,8 @@ def info_nce(query, key, negatives, temperature: float):
     """Cross-entropy of finding each query's key among the negatives, meaned over the batch.
 
     Returns:
-      The loss, and the share of queries that are nearer to their key than to any negative; arguments
-      as in `similarities`.
+        The loss, and the share of queries that are nearer to their key than to any negative; arguments
+        as in `similarities`.
     """
     cosines = similarities(query, key, negatives)
     logits = cosines / temperature
@@ -49,10 +49,10 @@ def enqueue(queue, keys):
     """The queue with `keys` [B, d] written at its cursor, the oldest overwritten.
 
     Args:
-      queue: {'keys': [K, d], 'cursor': int32 scalar}.
+        queue: {'keys': [K, d], 'cursor': int32 scalar}.
 
     Raises:
-      UserError: K is no multiple of B.
+        UserError: K is no multiple of B.
     """
     length = len(queue['keys'])
     if length % len(keys):

@@ -28,12 +28,12 @@ class MomentumContrast(BaseMethod):
     nothing to shuffle between.
 
     Attributes:
-      widths: of the contrast's head, whose layers have biases and no BatchNorm.
-      queue: number of keys kept; a multiple of the batch.
-      momentum: of the key network's average.
-      temperature: of the contrast.
-      norm_groups: parts of the batch with BatchNorm statistics of their own. MoCo's authors advise
-        a batch of 64 on two GPUs (facebookresearch/moco, issue 47).
+        widths: of the contrast's head, whose layers have biases and no BatchNorm.
+        queue: number of keys kept; a multiple of the batch.
+        momentum: of the key network's average.
+        temperature: of the contrast.
+        norm_groups: parts of the batch with BatchNorm statistics of their own. MoCo's authors advise
+            a batch of 64 on two GPUs (facebookresearch/moco, issue 47).
     """
 
     widths: tuple[int, ...] = (512, 128)

@@ -33,8 +33,8 @@ def agreement(predictions, targets):
     Averaged over the batch and the two directions.
 
     Args:
-      predictions, targets: of the first and the second view, [B, r] each; no gradient goes into
-        `targets`.
+        predictions, targets: of the first and the second view, [B, r] each; no gradient goes into
+            `targets`.
     """
     first, second = jax.lax.stop_gradient(targets)
     return (cosine(predictions[0], second) + cosine(predictions[1], first)).mean() / 2

@@ -12,8 +12,8 @@ class VarianceCovariance(BaseMethod):
     """A method whose loss is `losses.VICReg` of each of its heads.
 
     Attributes:
-      widths: of an expander's layers.
-      alpha ... var_reduce: of each head's loss, see `losses.VICReg`.
+        widths: of an expander's layers.
+        alpha ... var_reduce: of each head's loss, see `losses.VICReg`.
     """
 
     widths: tuple[int, ...]

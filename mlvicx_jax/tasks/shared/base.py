@@ -1,7 +1,6 @@
 """What a task answers, with the answers that most of them share."""
 
 import pathlib
-from collections.abc import Callable
 
 import jax
 
@@ -20,14 +19,14 @@ class BaseTask:
         protocols: the values of `config.protocol` that it is for; () where it has none.
         monitor: the number of `at` whose greatest value chooses the step that is kept; None keeps the last.
         uses_labels: whether the labelled part of the training split is all that it trains on.
-        solve: None where it trains step by step; else (state, log) -> (state, numbers), a task's own way.
+        solves: whether `solve` takes the place of training step by step.
     """
 
     name: str
     protocols: tuple[str, ...] = ()
     monitor: str | None = None
     uses_labels = False
-    solve: Callable | None = None
+    solves = False
 
     def __init__(self, config, workdir, method, data, mesh):
         self._config, self._workdir, self._method = config, pathlib.Path(workdir), method
@@ -82,6 +81,15 @@ class BaseTask:
         """The numbers of an evaluation."""
         raise NotImplementedError
 
+    def solve(self, state, log):
+        """The state that the task ends with, found in a way of its own, and its numbers.
+
+        Args:
+            state: initial, with the encoder of `config.init`.
+            log: a `MetricLog`.
+        """
+        raise NotImplementedError
+
     def results(self, state, numbers, initial) -> dict:
         """What results.json says beside what every run says.
 
@@ -103,7 +111,7 @@ class Downstream(BaseTask):
         """A copy whose optimiser leaves a frozen encoder alone, if it is given the encoder at all."""
         config = super().settle(config)
         frozen = tuple(config.optim.frozen)
-        if config.protocol == 'frozen' and cls.solve is None:
+        if config.protocol == 'frozen' and not cls.solves:
             config.optim.frozen = tuple(dict.fromkeys(('encoder', *frozen)))
         elif config.protocol != 'frozen' and 'encoder' in frozen:
             raise UserError(
