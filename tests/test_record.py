@@ -182,6 +182,26 @@ def test_a_damaged_run_is_told_in_one_line_or_read_right(name, seed, whole, tmp_
             raise AssertionError(f'{file}: {way}, number {number}') from error
 
 
+@pytest.mark.parametrize('number', range(len(HOSTILE)))
+def test_hostile_content_in_the_place_of_each_file_is_one_line(number, whole, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('mlvicx_jax.run.goodput.say', said.append)
+    folder = shutil.copytree(whole['classification'], tmp_path / 'run')
+    for file, read in (
+        ('goodput.json', lambda run: run.goodput),
+        ('predictions.npz', lambda run: run.predictions),
+        ('results.json', lambda run: run.results),
+        ('config.json', lambda run: run.config),
+    ):
+        (folder / file).write_bytes(HOSTILE[number])
+        if file == 'goodput.json':
+            assert read(Run.open(folder)) is None and len(said) == 1 and '\n' not in said[0]
+        else:
+            with pytest.raises(UserError) as told:
+                read(Run.open(folder))
+            assert file in str(told.value) and '\n' not in str(told.value) and len(str(told.value)) < 600
+
+
 class Evil:
     """What would write a file if it were unpickled."""
 
