@@ -9,6 +9,7 @@ import sys
 import time
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from mlvicx_jax import config
 from mlvicx_jax.errors import UserError
@@ -59,7 +60,7 @@ def main(_):
 
 def default_workdir() -> str:
     """configs/mlvicx.py:released -> workdirs/mlvicx_released."""
-    path, _, argument = flags.FLAGS['config'].config_filename.partition(':')
+    path, _, argument = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     return os.path.join('workdirs', '_'.join(filter(None, (pathlib.Path(path).stem, argument))))
 
 

@@ -4,6 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -55,7 +56,7 @@ def define(values: flags.FlagValues = flags.FLAGS, argv: Sequence[str] | None = 
     holder = config_flags.DEFINE_config_file(
         'config', None, 'Recipe, a file of configs/.', flag_values=values, sys_argv=argv
     )
-    parser = values['config'].parser
+    parser: Any = values['config'].parser  # ml_collections has no hook between a recipe and its fields
     load = parser.parse
 
     def parse(path):
@@ -113,15 +114,15 @@ def parse(argv: list[str]) -> list[str]:
         raise UserError(f'--config is not Python: {error}') from error
     except (AttributeError, KeyError) as error:  # ml_collections, of an unknown field
         found, _, hint = str(error).partition('Did you mean ')
-        found, hint = set(re.findall(r'\w+', found)), re.findall(r'"(\w+)" instead', hint)
+        unknown, meant = set(re.findall(r'\w+', found)), re.findall(r'"(\w+)" instead', hint)
         given = [
             word
             for word in argv
-            if re.match(r'--?(no)?config\.', word) and found & set(word.partition('=')[0].split('.'))
+            if re.match(r'--?(no)?config\.', word) and unknown & set(word.partition('=')[0].split('.'))
         ]
         if not given:
             raise  # from within the recipe: its author wants the trace
-        way_out = f'did you mean {hint[0]}?' if hint else 'configs/base.py and the recipe have all'
+        way_out = f'did you mean {meant[0]}?' if meant else 'configs/base.py and the recipe have all'
         raise UserError(f'{given[0]}: the config has no such field; {way_out}') from error
     if words[1:]:
         raise UserError(f'{words[1]!r} is no flag; write --config.FIELD=VALUE')
@@ -130,8 +131,9 @@ def parse(argv: list[str]) -> list[str]:
 
 def keep_given(flag: flags.Flag) -> None:
     """Of the durations that the parsed command line of a config's flag sets, keeps the units it gives."""
-    if 'data' in flag.value:  # not of a grid
-        durations.keep_given(flag.value, set(flag.override_values))
+    config: Any = flag.value
+    if 'data' in config:  # not of a grid
+        durations.keep_given(config, set(config_flags.get_override_values(flag)))
 
 
 def check(config) -> None:

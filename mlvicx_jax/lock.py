@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import os
 import pathlib
 import socket
@@ -32,10 +33,10 @@ def take(path, wait: float | None = 0.0) -> IO:
     except ImportError:  # Windows
         return open(path, 'a+')
     file = open(path, 'a+')
-    until = None if wait is None else time.monotonic() + wait
+    until = math.inf if wait is None else time.monotonic() + wait
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if until is None else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait is None else fcntl.LOCK_NB))
             break
         except BlockingIOError:
             if until and time.monotonic() < until:

@@ -54,7 +54,7 @@ def write_preview(
     Raises:
         ValueError: captions or rows do not match the views.
     """
-    columns = [np.asarray(images) / 255, *(np.asarray(view, np.float32) for view in views)]
+    columns: list[np.ndarray] = [np.asarray(images) / 255, *(np.asarray(view, np.float32) for view in views)]
     if len(titles) != len(views) or {len(column) for column in columns} != {len(images)}:
         raise ValueError(
             f'{len(titles)} titles for {len(views)} views of {[len(column) for column in columns]} '

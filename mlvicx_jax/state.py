@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """A pytree: what is saved, restored and compared. Random keys derive from the seed and `step`.
 
     Attributes:

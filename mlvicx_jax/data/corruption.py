@@ -63,7 +63,8 @@ def cut_or_shuffle(keys: jax.Array, views: jax.Array) -> jax.Array:
         height, width = jax.random.randint(sides, (2, count), low, high + 1)
         stops = jax.random.bernoulli(stop, 0.1, (count,))
         drawn = jnp.cumsum(stops) - stops == 0  # no box before this one was the last
-        boxes = _boxes(*places(place, height, width), height, width, size)
+        top, left = places(place, height, width)
+        boxes = _boxes(top, left, height, width, size)
         return (boxes & drawn[:, None, None]).any(0)
 
     def shuffled(key, view):
@@ -77,7 +78,7 @@ def cut_or_shuffle(keys: jax.Array, views: jax.Array) -> jax.Array:
         source = position
         for swap in range(count):
             for (top, left), sign in ((here, 1), (there, -1)):
-                box = _boxes(*(x[swap, None] for x in (top, left, height, width)), size)[0]
+                box = _boxes(top[swap, None], left[swap, None], height[swap, None], width[swap, None], size)[0]
                 source = jnp.where(box, position + sign * shift[swap], source)
         return view.reshape(-1).at[source].get(mode='promise_in_bounds')  # by the margin
 

@@ -67,7 +67,7 @@ def fraction(
 
 def absent_labels(split: Split, label_names: Sequence[str]) -> list[str]:
     """The labels without a positive in the split: no figure can be fitted or given for them."""
-    return [name for name, some in zip(label_names, split.labels.any(0)) if not some]
+    return [name for name, some in zip(label_names, np.any(split.labels, 0)) if not some]
 
 
 def _rarest(labels: np.ndarray) -> list[int]:
@@ -81,7 +81,8 @@ def _interleave(strata: Sequence[Hashable]) -> np.ndarray:
 
     Member j of m lies at (j + 1/2) / m of the way; so each stratum has round(t m) members before t.
     """
-    sizes, seen, place = collections.Counter(strata), collections.Counter(), []
+    sizes, place = collections.Counter(strata), []
+    seen: collections.Counter[Hashable] = collections.Counter()
     for stratum in strata:
         place.append((seen[stratum] + 0.5) / sizes[stratum])
         seen[stratum] += 1

@@ -4,7 +4,7 @@ import atexit
 import contextlib
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import grain
 import numpy as np
@@ -15,6 +15,7 @@ from mlvicx_jax.errors import UserError
 from mlvicx_jax_datasets import radiograph
 
 Batch = dict[str, np.ndarray]
+Batches = Generator[Batch, None, None]  # close() stops its threads and workers
 
 
 def train_batches(
@@ -28,7 +29,7 @@ def train_batches(
     num_workers: int = 0,
     prefetch: int = 4,
     pictures: Callable[[np.ndarray], Batch] | None = None,
-) -> Iterator[Batch]:
+) -> Batches:
     """Yields this process's share of the global batches from `start_step` on, without end.
 
     Every epoch is its own permutation of the split; a batch may span two. Step s is a function of
@@ -71,7 +72,7 @@ def eval_batches(
     num_threads: int = 4,
     num_workers: int = 0,
     prefetch: int = 4,
-) -> Iterator[Batch]:
+) -> Batches:
     """Yields every image of the split exactly once, in order, as `train_batches` does.
 
     The last global batch is filled up with black images, so that every process sees the same
@@ -141,7 +142,7 @@ def _local_size(batch_size: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def _start(stream: grain.MapDataset, num_threads: int, num_workers: int, prefetch: int) -> Iterator[Batch]:
+def _start(stream: grain.MapDataset, num_threads: int, num_workers: int, prefetch: int) -> Batches:
     # Batches are made before this point, so the numbers below count batches, and the stream does
     # not depend on them; grain's own defaults would hold 500 of them.
     dataset = stream.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch))
@@ -157,7 +158,7 @@ def _start(stream: grain.MapDataset, num_threads: int, num_workers: int, prefetc
     return batches
 
 
-def _iterate(iterator: grain.DatasetIterator, copy: bool) -> Iterator[Batch]:
+def _iterate(iterator: grain.DatasetIterator, copy: bool) -> Batches:
     """A generator, so that threads and workers end with close() or with the last reference."""
     try:
         for batch in iterator:
@@ -167,7 +168,7 @@ def _iterate(iterator: grain.DatasetIterator, copy: bool) -> Iterator[Batch]:
         iterator.close()
 
 
-_open = weakref.WeakSet()
+_open: weakref.WeakSet[Batches] = weakref.WeakSet()
 
 
 @atexit.register

@@ -265,7 +265,7 @@ def _lock(folder: os.PathLike) -> IO:
         os.makedirs(folder, exist_ok=True)
         return lock.take(os.path.join(folder, 'prepare.lock'), wait=None)
     except OSError as error:
-        raise _unwritable(folder, error.strerror) from error
+        raise _unwritable(folder, error.strerror or str(error)) from error
 
 
 def _remove_stale(folder: pathlib.Path) -> None:
@@ -283,7 +283,7 @@ def _readable_errors(folder: os.PathLike) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # TFDS and the record writer wrap what happened in other types
-        chain = [error]
+        chain: list[BaseException] = [error]
         while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
             chain.append(cause)
         for link in chain:

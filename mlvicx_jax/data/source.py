@@ -209,7 +209,7 @@ def _open_split(builder: tfds.core.DatasetBuilder, name: str, source: Sequence) 
     return Split(name=name, source=source, records=np.arange(len(source)), **index)
 
 
-def _make_index(features: tfds.features.FeaturesDict, source: Sequence) -> dict[str, np.ndarray]:
+def _make_index(features: tfds.features.FeaturesDict, source: Sequence) -> dict[str, Any]:
     """Reads every record once, decoding no image."""
     rows = []
     for example in source:
@@ -228,7 +228,7 @@ def _make_index(features: tfds.features.FeaturesDict, source: Sequence) -> dict[
     return {key: np.array(column, kind) for key, column, kind in zip(_COLUMNS, columns, kinds)}
 
 
-def _load_index(path: pathlib.Path, count: int) -> dict[str, np.ndarray] | None:
+def _load_index(path: pathlib.Path, count: int) -> dict[str, Any] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             index = {key: file[key] for key in _COLUMNS}
@@ -237,7 +237,7 @@ def _load_index(path: pathlib.Path, count: int) -> dict[str, np.ndarray] | None:
     return index if all(len(column) == count for column in index.values()) else None
 
 
-def _save_index(path: pathlib.Path, index: dict[str, np.ndarray]) -> None:
+def _save_index(path: pathlib.Path, index: dict[str, Any]) -> None:
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix='.tmp', delete=False) as file:
             try:

@@ -1,9 +1,9 @@
 """Two methods on the images of the same patients: the difference, its interval and its test."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from mlvicx_jax.evaluation.contributions import area, taken_apart
@@ -22,7 +22,7 @@ from mlvicx_jax.evaluation.statistics import TAILS, Comparison, Estimate
 UNCORRELATED_DF = 1  # degrees of freedom with which no correlation counts
 
 
-def difference_interval(a: np.ndarray, b: np.ndarray, patients: Sequence) -> Interval:
+def difference_interval(a: np.ndarray, b: np.ndarray, patients: ArrayLike) -> Interval:
     """Differences of two means of values in 0..1 of the same images, A minus B, with their intervals.
 
     They come from the two means' intervals: a mean of 1 is as uncertain in a difference as alone.
@@ -39,7 +39,7 @@ def difference_interval(a: np.ndarray, b: np.ndarray, patients: Sequence) -> Int
 
 
 def delong_test(
-    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: Sequence
+    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: ArrayLike
 ) -> Comparison:
     """Whether two models' AUROCs on one test set differ, for each label: A minus B.
 
@@ -73,8 +73,10 @@ def delong_test(
     error[~enough | ((error < NO_SPREAD) & ~alike)] = np.nan
     t = np.where(alike, 0, parts.value / np.where(alike, 1, error))
     ends = _of_difference(
-        *(of_parts(of, area_model) for of in (a, b)),
-        *(of.positive + of.negative for of in (a, b)),
+        of_parts(a, area_model),
+        of_parts(b, area_model),
+        a.positive + a.negative,
+        b.positive + b.negative,
         np.minimum(a.df, b.df),
     )
     low, high = (np.where(alike, 0, end) for end in (ends.low, ends.high))
@@ -83,7 +85,7 @@ def delong_test(
 
 
 def mean_auroc_difference(
-    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: Sequence
+    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, patients: ArrayLike
 ) -> Estimate:
     """Mean over labels of the AUROC of A minus that of B, with its interval over patients.
 

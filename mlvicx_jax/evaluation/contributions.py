@@ -1,9 +1,10 @@
 """What each patient adds to a number of a test set, which is what its variance is made of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from mlvicx_jax.errors import UserError
@@ -50,13 +51,14 @@ def taken_apart(measure: Callable, labels, scores, patients) -> tuple[Parts, np.
     labels, scores, available = judged(labels, scores, 'interval')
     patients, images = numbered(patients, labels)
     k, count = np.sum(available), len(images)
-    parts = Parts(np.empty(k), *np.empty((2, count, k)), np.empty((2, k), int), np.empty((2, k)))
+    positives, negatives = np.empty((2, count, k))
+    parts = Parts(np.empty(k), positives, negatives, np.empty((2, k), int), np.empty((2, k)))
     for i, c in enumerate(np.flatnonzero(available)):
         positive = labels[:, c] == 1
         parts.value[i], influence = measure(positive, scores[:, c])
         for side, (rows, sums) in enumerate(((positive, parts.positive), (~positive, parts.negative))):
             of_patient = np.bincount(patients[rows], minlength=count)
-            m = np.count_nonzero(of_patient)
+            m = int(np.count_nonzero(of_patient))
             parts.patients[side, i], parts.effective[side, i] = m, effective_number(of_patient)
             sums[:, i] = np.bincount(patients[rows], influence[rows], count) * np.sqrt(m / max(m - 1, 1))
     return parts, available
@@ -92,7 +94,7 @@ def average_precision(positive, score) -> tuple[float, np.ndarray]:
     return value, (gained - up_to(precision / called)) / len(hits)
 
 
-def numbered(patients: Sequence, rows) -> tuple[np.ndarray, np.ndarray]:
+def numbered(patients: ArrayLike, rows) -> tuple[np.ndarray, np.ndarray]:
     """Patients [n] as numbers from 0, and how many images each has."""
     patients = np.asarray(patients)
     if not len(rows) or patients.shape != (len(rows),):

@@ -43,7 +43,7 @@ def rankme(z: Array) -> Array:
 @jax.jit
 def embedding_statistics(embeddings: dict[str, Array]) -> dict[str, Array]:
     """`std/<name>` and `rankme/<name>` of embeddings {name: [b, r]} of the global batch."""
-    found = {}
+    found: dict[str, Array] = {}
     for name, z in embeddings.items():
         found |= {f'std/{name}': feature_std(z), f'rankme/{name}': rankme(z)}
     return found

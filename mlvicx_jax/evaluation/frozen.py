@@ -53,12 +53,13 @@ def extract(
     network, variables, split, image_size: int, batch_size: int, mesh, output: str = 'pooled'
 ) -> np.ndarray:
     """One output [n, ...] of a split's images, float32; otherwise as `passes`."""
-    collected = None
+    collected: np.ndarray | None = None
     for found in passes(network, variables, split, image_size, batch_size, mesh, (output,)):
         rows, mask = found[output], found['mask']
         if collected is None:
             collected = np.zeros((len(split), *rows.shape[1:]), np.float32)
         collected[found['record'][mask]] = rows[mask]
+    assert collected is not None  # a split has an image
     return collected
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special, stats
 
 from mlvicx_jax.evaluation.contributions import (
@@ -52,7 +53,7 @@ class Interval(NamedTuple):
     why: np.ndarray
 
 
-def auroc_interval(labels: np.ndarray, scores: np.ndarray, patients: Sequence) -> Interval:
+def auroc_interval(labels: np.ndarray, scores: np.ndarray, patients: ArrayLike) -> Interval:
     """AUROC of each label with its interval.
 
     v is DeLong's (DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988), by the midranks of Sun
@@ -73,7 +74,7 @@ def auroc_interval(labels: np.ndarray, scores: np.ndarray, patients: Sequence) -
     return _of_labels(area, area_model, labels, scores, patients)
 
 
-def auprc_interval(labels: np.ndarray, scores: np.ndarray, patients: Sequence) -> Interval:
+def auprc_interval(labels: np.ndarray, scores: np.ndarray, patients: ArrayLike) -> Interval:
     """Average precision of each label with its interval.
 
     v is from the average precision's derivatives by the weights of the images. V is that of a
@@ -84,7 +85,7 @@ def auprc_interval(labels: np.ndarray, scores: np.ndarray, patients: Sequence) -
     return _of_labels(average_precision, _precision_model, labels, scores, patients)
 
 
-def mean_auroc_interval(labels: np.ndarray, scores: np.ndarray, patients: Sequence) -> Interval:
+def mean_auroc_interval(labels: np.ndarray, scores: np.ndarray, patients: ArrayLike) -> Interval:
     """Mean of the labels' AUROCs with its interval; labels without AUROC are left out.
 
     The labels are of the same patients: what a patient adds to all of them is summed before it is
@@ -111,7 +112,7 @@ def mean_auroc_interval(labels: np.ndarray, scores: np.ndarray, patients: Sequen
     )
 
 
-def mean_interval(values: np.ndarray, patients: Sequence) -> Interval:
+def mean_interval(values: np.ndarray, patients: ArrayLike) -> Interval:
     """Means over images of values in 0..1, such as Dice or hits, with their intervals.
 
     v is that of a ratio of sums over patients (Cochran, "Sampling techniques", 1977, 6.4). V is that
@@ -135,7 +136,7 @@ def mean_interval(values: np.ndarray, patients: Sequence) -> Interval:
     return _interval(value, np.sum(sums**2, 0), df, lambda x: x * (1 - x) / effective, MODEL_DF_OF_MEAN)
 
 
-def few_patients(labels: np.ndarray, patients: Sequence, names: Sequence[str]) -> dict[str, str]:
+def few_patients(labels: np.ndarray, patients: ArrayLike, names: Sequence[str]) -> dict[str, str]:
     """Labels that fewer than `FEW` patients have, or lack, and how many those are, in words.
 
     Args:
@@ -157,10 +158,8 @@ def few_patients(labels: np.ndarray, patients: Sequence, names: Sequence[str]) -
 def _of_labels(measure, model, labels, scores, patients) -> Interval:
     parts, available = taken_apart(measure, labels, scores, patients)
     *numbers, why = of_parts(parts, model)
-    return Interval(
-        *(placed(column, available, np.nan) for column in numbers),
-        placed(why, available, 'one class only, or no score'),
-    )
+    value, low, high = (placed(column, available, np.nan) for column in numbers)
+    return Interval(value, low, high, placed(why, available, 'one class only, or no score'))
 
 
 def of_parts(parts: Parts, model: Callable) -> Interval:
@@ -174,7 +173,8 @@ def of_parts(parts: Parts, model: Callable) -> Interval:
         return 'no spread between patients' if flat else ''
 
     why = np.array([lacking(*of) for of in zip(parts.value, parts.variance, parts.patients.T)], object)
-    return Interval(found.value, *(np.where(why == '', ends, np.nan) for ends in (found.low, found.high)), why)
+    low, high = (np.where(why == '', ends, np.nan) for ends in (found.low, found.high))
+    return Interval(found.value, low, high, why)
 
 
 def _interval(value, variance, df, model: Callable, model_df: float = MODEL_DF) -> Interval:
@@ -191,7 +191,8 @@ def _interval(value, variance, df, model: Callable, model_df: float = MODEL_DF) 
             held = (value - middle) ** 2 <= reach * model(middle)
             inside, outside = np.where(held, middle, inside), np.where(held, outside, middle)
         ends.append(inside)
-    return Interval(value, *ends, np.full(len(value), ''))
+    low, high = ends
+    return Interval(value, low, high, np.full(len(value), ''))
 
 
 def means(values, patients) -> tuple[np.ndarray, np.ndarray, float]:
@@ -203,7 +204,8 @@ def means(values, patients) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def _without(value, why: str) -> Interval:
-    return Interval(value, *np.full((2, len(value)), np.nan), np.full(len(value), why))
+    low, high = np.full((2, len(value)), np.nan)
+    return Interval(value, low, high, np.full(len(value), why))
 
 
 def area_model(x, effective) -> np.ndarray:

@@ -19,19 +19,19 @@ ROUNDING = 1e-12  # runs of a metric, of order 1, that differ by less are one ru
 class Estimate(NamedTuple):
     """A value and its interval, floats or float64 [k]; NaN is not available."""
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    value: float | np.ndarray
+    low: float | np.ndarray
+    high: float | np.ndarray
 
 
 class Comparison(NamedTuple):
     """A difference, its interval, and the test of its being zero (two-sided `p`)."""
 
-    difference: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    statistic: np.ndarray
-    p: np.ndarray
+    difference: float | np.ndarray
+    low: float | np.ndarray
+    high: float | np.ndarray
+    statistic: float | np.ndarray
+    p: float | np.ndarray
 
 
 def t_interval(values: np.ndarray) -> Estimate:

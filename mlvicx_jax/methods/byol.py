@@ -65,7 +65,7 @@ class Method(BaseMethod):
         views, target = (views['first'], views['second']), method_state['target']
         passes, stats = self.embed(self.network, variables, *views)
         targets, target_stats = self.embed(self.target_network, target, *views)
-        out = {}
+        out: dict[str, jax.Array] = {}
         for number, ((embedding, prediction), goal) in enumerate(zip(passes, targets), 1):
             out |= {
                 f'embedding_{number}': embedding,

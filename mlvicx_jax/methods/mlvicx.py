@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 from flax import linen as nn
 
 from mlvicx_jax.methods.shared.variance_covariance import VarianceCovariance
@@ -95,7 +96,8 @@ class Method(VarianceCovariance):
         return out, stats, method_state
 
     def loss(self, out, method_state):
-        total, terms = 0.0, {}
+        total: jax.Array | float = 0.0
+        terms: dict[str, jax.Array] = {}
         for head, weight in self.head_weights.items():
             loss, head_terms = self.criterion(out[f'{head}_1'], out[f'{head}_2'])
             total += weight * loss

@@ -134,7 +134,7 @@ class Method(MomentumContrast):
     def views(self, keys, batch):
         """Of each view the input under its name, its `_code`, `_transformed` (the input as the code
         says) and `_target` (what its crop shows before all else)."""
-        views = {}
+        views: dict[str, jax.Array] = {}
         for number, (name, recipe) in enumerate(self.recipes.items()):
             drawn = augment.view_keys(keys, number)
             crop = dataclasses.replace(recipe, flip=0.0, rotation=0.0)
@@ -196,7 +196,11 @@ class Method(MomentumContrast):
             [views['first_code'], views['second_code']],
         )
         mixed, mixed_keys, mixed_errors = branch(
-            *(mix(views[name]) for name in ('first', 'second', 'first_target', 'second_target')), alpha_mixed
+            mix(views['first']),
+            mix(views['second']),
+            mix(views['first_target']),
+            mix(views['second_target']),
+            alpha_mixed,
         )
         out = {
             'embedding_1': clean,

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+
 from mlvicx_jax.methods.shared.base import BaseMethod
 from mlvicx_jax.methods.shared.prediction import PredictiveEmbedder, agreement, check_widths, spread
 
@@ -37,7 +39,7 @@ class Method(BaseMethod):
 
     def forward(self, variables, method_state, views, key):
         passes, stats = self.embed(self.network, variables, views['first'], views['second'])
-        out = {}
+        out: dict[str, jax.Array] = {}
         for number, (embedding, prediction) in enumerate(passes, 1):
             out |= {f'embedding_{number}': embedding, f'prediction_{number}': prediction}
         return out, stats, method_state

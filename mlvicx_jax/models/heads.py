@@ -1,5 +1,7 @@
 """What stands on the encoder: the two ways to aggregate its levels, and the methods' MLPs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +51,7 @@ class ResizeProjectSum(nn.Module):
 
     @nn.compact
     def __call__(self, features):
-        total = 0
+        total: Any = 0
         for level in LEVELS:
             y = features[level]
             rows, columns = (

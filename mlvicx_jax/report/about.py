@@ -7,7 +7,7 @@ import runpy
 from flax.traverse_util import flatten_dict
 
 import mlvicx_jax
-from mlvicx_jax.report.content import Facts, Listing, NotRun, Section, Table, Text, count, number, share
+from mlvicx_jax.report.content import Block, Facts, Listing, NotRun, Section, Table, Text, count, number, share
 from mlvicx_jax.run.goodput import PHASES
 from mlvicx_jax.run.record import Run
 from mlvicx_jax.terminal import duration
@@ -112,7 +112,8 @@ def time_spent(run: Run) -> Section | NotRun | None:
 
 def configuration(run: Run) -> Section:
     """The config: where it differs from what all recipes share, and whole; without absolute paths."""
-    blocks, config = [], without_paths(run.config)
+    blocks: list[Block] = []
+    config = without_paths(run.config)
     if _BASE.is_file():
         base = runpy.run_path(str(_BASE))['get_config']()
         old, new = (flatten_dict(tree, sep='.') for tree in (json.loads(base.to_json_best_effort()), config))
@@ -157,7 +158,7 @@ def test_split(run: Run) -> str:
     """The words for what the numbers of a downstream run were made on."""
     size = f' ({_size(run.predictions, "test")})' if run.predictions else ''
     within = f' within {run.config["data"]["within"]}' if run.config['data'].get('within') else ''
-    return f'Test split of {run.results["dataset"]}{within}{size}'
+    return f'Test split of {run.ended["dataset"]}{within}{size}'
 
 
 def _splits(run: Run) -> dict[str, str]:

@@ -8,6 +8,7 @@ from mlvicx_jax.report.about import test_split
 from mlvicx_jax.report.content import (
     INTERVAL,
     NOT_AVAILABLE,
+    Block,
     NotRun,
     Picture,
     Section,
@@ -36,7 +37,7 @@ def results(run: Run) -> Section | None:
     head = run.results['primary']
     test, where = run.results['test'][head], test_split(run)
     names = _names(run)
-    blocks = []
+    blocks: list[Block] = []
     main = main_mean(test)
     if main:
         value = estimate(test['means'][main], test.get('means_interval', {}).get(main))
@@ -131,19 +132,18 @@ def _short(value, interval) -> str:
 
 def _names(run: Run) -> list[str]:
     """Of the labels, in the order of the set: results.json is sorted by name."""
-    return run.results['label_names']
+    return run.ended['label_names']
 
 
 def _agree(run: Run, names: list[str], test: dict) -> bool:
     """Whether the AUROCs of predictions.npz are those of results.json."""
-    scores = (run.predictions or {}).get(f'test_{run.results["primary"]}')
+    arrays = run.predictions or {}
+    scores = arrays.get(f'test_{run.ended["primary"]}')
     if scores is None:
         return True
     told = [test.get('auroc', {}).get(name) for name in names]
-    told = np.array([np.nan if value is None else value for value in told])
-    return np.allclose(
-        auroc(run.predictions['test_labels'], scores), told, rtol=0, atol=_ROUNDING, equal_nan=True
-    )
+    known = np.array([np.nan if value is None else value for value in told])
+    return np.allclose(auroc(arrays['test_labels'], scores), known, rtol=0, atol=_ROUNDING, equal_nan=True)
 
 
 def _membership(mean: str, test: dict, names: list[str]) -> str:
@@ -159,7 +159,7 @@ def _membership(mean: str, test: dict, names: list[str]) -> str:
 
 
 def _class_table(run: Run, names: list[str], head: str, where: str) -> Table:
-    test = run.results['test'][head]
+    test = run.ended['test'][head]
     labels = (run.predictions or {}).get('test_labels')
 
     def value(measure, name):
@@ -212,8 +212,8 @@ def _class_table(run: Run, names: list[str], head: str, where: str) -> Table:
 
 def _heads_table(run: Run, names: list[str], where: str) -> Table:
     """AUROC of every head, the same encoder and images."""
-    order = dict.fromkeys([run.results['primary'], *_HEADS, *run.results['test']])
-    tests = {head: run.results['test'][head] for head in order if head in run.results['test']}
+    primary, found = run.ended['primary'], run.ended['test']
+    tests = {head: found[head] for head in dict.fromkeys([primary, *_HEADS, *found]) if head in found}
     rows = [
         (
             name,
@@ -239,8 +239,7 @@ def _heads_table(run: Run, names: list[str], where: str) -> Table:
         for mean in means
     ]
     return Table(
-        f'{where}. AUROC of each head on the same features; in brackets: {INTERVAL}.'
-        + _of_few(run.results['test'][run.results['primary']]),
+        f'{where}. AUROC of each head on the same features; in brackets: {INTERVAL}.' + _of_few(found[primary]),
         ('class', *(_HEADS.get(head, head) for head in tests)),
         rows,
         totals=len(means),

@@ -61,12 +61,15 @@ class Listing:
     text: str
 
 
+Block = Text | Facts | Table | Picture | Listing
+
+
 @dataclasses.dataclass(frozen=True)
 class Section:
     """A heading ('' for the page's beginning) and what stands below it."""
 
     title: str
-    blocks: Sequence[Text | Facts | Table | Picture | Listing]
+    blocks: Sequence[Block]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,11 +6,14 @@ grey print.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FuncFormatter, NullLocator
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
@@ -23,7 +26,7 @@ COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#0
 TRUTH, PREDICTED = '#56B4E9', '#E69F00'  # both are seen on black and on white
 _MARKERS, _DASHES = 'os^Dv', ('-', '--', ':', '-.')
 _REFERENCE = {'color': '0.45', 'linewidth': 1, 'linestyle': (0, (4, 3))}
-_STYLE = {
+_STYLE: Any = {  # matplotlib's own type of it is a Literal of all keys, and newer than 3.9
     'font.size': 9,
     'axes.titlesize': 9.5,
     'axes.labelsize': 9,
@@ -35,7 +38,7 @@ _STYLE = {
     'grid.alpha': 0.25,
     'lines.linewidth': 1.4,
     'lines.markersize': 4,
-    'axes.prop_cycle': matplotlib.cycler(color=COLOURS),
+    'axes.prop_cycle': cycler(color=COLOURS),
     'svg.hashsalt': 'mlvicx_jax',  # names within an SVG: the same run gives the same bytes
 }
 _MOST_POINTS = 400  # of a curve: more are not seen, and make a page heavy
@@ -133,17 +136,17 @@ def against_share(panels: dict[str, dict[str, list]], label: str, chance: float 
     with matplotlib.rc_context(_STYLE):
         series = list(dict.fromkeys(name for panel in panels.values() for name in panel))
         figure, axes = _panels(len(panels), 2, 4.4, 3.2)
-        looks = {
+        looks: dict[str, dict[str, Any]] = {
             name: {'color': COLOURS[i % len(COLOURS)], 'marker': _MARKERS[i % 5], 'linestyle': _DASHES[i % 4]}
             for i, name in enumerate(series)
         }
         for panel, (title, lines) in zip(axes, panels.items()):
             shares = sorted({point[0] for points in lines.values() for point in points})
             for i, (name, points) in enumerate(lines.items()):
-                x, mean, low, high, seeds = zip(*sorted(points, key=lambda point: point[0]))
+                places, *estimates, seeds = zip(*sorted(points, key=lambda point: point[0]))
                 # Beside each other, not on top: steps of 4 % on a logarithmic axis.
-                x = np.array(x) * 1.04 ** (i - (len(lines) - 1) / 2)
-                mean, low, high = map(np.array, (mean, low, high))
+                x = np.array(places) * 1.04 ** (i - (len(lines) - 1) / 2)
+                mean, low, high = map(np.array, estimates)
                 panel.errorbar(
                     x, mean, np.nan_to_num([mean - low, high - mean]), capsize=2.5, elinewidth=1, **looks[name]
                 )
@@ -242,8 +245,8 @@ def _panels(count: int, columns: int, width: float, height: float, **shared):
     """A figure and its first `count` panels, of `width` x `height` inches each."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(columns * width, rows * height), layout='constrained')
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)  # inches
+    figure = Figure(figsize=(columns * width, rows * height), layout=layout)
     panels = figure.subplots(rows, columns, squeeze=False, **shared).ravel()
     for panel in panels[count:]:
         panel.remove()

@@ -1,6 +1,6 @@
 """What the encoder of a pretraining run is worth, by its probes."""
 
-from mlvicx_jax.report.content import NOT_AVAILABLE, NotRun, Section, Table, Text, count, number
+from mlvicx_jax.report.content import NOT_AVAILABLE, Block, NotRun, Section, Table, Text, count, number
 from mlvicx_jax.run.record import Run
 
 _PROBES = {'probe': 'linear probe', 'knn': 'kNN'}
@@ -25,7 +25,7 @@ def probes(run: Run) -> Section | NotRun | None:
     available = sum(value != NOT_AVAILABLE for _, value in classes)
     trained = number(results['probe/auroc'])
     initial = number(results.get('probe/auroc_init'))
-    blocks = [
+    blocks: list[Block] = [
         Text(
             f'Linear probe on the frozen encoder, {split}: mean AUROC {trained}; initial encoder, '
             f'calibrated: {initial}. One run; no interval was computed.',

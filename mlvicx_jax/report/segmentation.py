@@ -143,7 +143,7 @@ def outlines(run: Run) -> Section | None:
 def _names(run: Run) -> list[str]:
     if run.predictions is not None:
         return [str(name) for name in run.predictions['structures']]
-    return list(run.results['test'])
+    return list(run.ended['test'])
 
 
 def _told(dice: float | None, has: bool) -> str:

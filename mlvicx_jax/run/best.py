@@ -23,7 +23,8 @@ class Best:
     def __init__(self, monitor: str | None, patience: int | None):
         self._monitor, self._patience = monitor, patience
         self._greatest, self._last = -math.inf, 0
-        self.step, self.numbers = 0, {}
+        self.step = 0
+        self.numbers: dict[str, float] = {}
 
     def resume(self, workdir, start_step: int) -> None:
         """Takes in the evaluations up to `start_step` that a run's metrics.jsonl tells of."""
@@ -48,7 +49,7 @@ class Best:
     @property
     def waited_enough(self) -> bool:
         """Whether the last evaluation was `patience` steps behind the best one."""
-        return bool(self.step and self._patience) and self._last - self.step >= self._patience
+        return bool(self.step and self._patience and self._last - self.step >= self._patience)
 
 
 class Evaluations:
@@ -66,7 +67,7 @@ class Evaluations:
     ):
         self._evaluate, self._schedule, self.best = evaluate, schedule, best
         self._checkpoints, self._log, self._meter = checkpoints, log, meter
-        self.numbers = {}
+        self.numbers: dict[str, float] = {}
 
     def due(self, step: int) -> bool:
         return self._schedule.due(step)

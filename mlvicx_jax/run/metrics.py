@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import time
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import jax
 from tensorboardX.event_file_writer import EventsWriter
@@ -30,7 +30,7 @@ class MetricLog:
     """
 
     def __init__(self, workdir, start_step: int):
-        self._file = self._board = None
+        self._files: tuple[IO[str], EventsWriter] | None = None
         if jax.process_index():
             return
         path = pathlib.Path(workdir) / FILE
@@ -48,10 +48,11 @@ class MetricLog:
             )
         self._kept = {(line.values['step'], frozenset(line.values)) for line in kept if line.values}
         write_bytes(path, b''.join(line.content + b'\n' for line in kept))
-        self._file = path.open('a')
+        lines = path.open('a')
         # Not tensorboardX's SummaryWriter: on a full disk its thread dies, then its queue blocks.
-        self._board = EventsWriter(str(path.with_name('events')))
-        self._board.write_event(
+        board = EventsWriter(str(path.with_name('events')))
+        self._files = lines, board
+        board.write_event(
             Event(  # TensorBoard hides what a killed run wrote from here on
                 step=start_step + 1, session_log=SessionLog(status=SessionLog.START)
             )
@@ -59,28 +60,28 @@ class MetricLog:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Appends scalars; one that is not finite is null in the file and left out of TensorBoard."""
-        if self._file is None:
+        if self._files is None:
             return
+        lines, board = self._files
         values = {name: float(value) for name, value in metrics.items()}
         line = {'step': step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
         if (step, frozenset(line)) in self._kept:
             return
-        self._file.write(json.dumps(line) + '\n')
-        self._file.flush()
-        self._board.write_event(
+        lines.write(json.dumps(line) + '\n')
+        lines.flush()
+        board.write_event(
             Event(
                 wall_time=time.time(),
                 step=step,
                 summary=Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]),
             )
         )
-        self._board.flush()
+        board.flush()
 
     def close(self) -> None:
-        if self._file is not None:
-            for file in (self._file, self._board):
-                with contextlib.suppress(OSError):  # of a full disk: raised by the last write
-                    file.close()
+        for file in self._files or ():
+            with contextlib.suppress(OSError):  # of a full disk: raised by the last write
+                file.close()
 
 
 def read_metrics(workdir) -> list[dict]:

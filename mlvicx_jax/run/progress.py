@@ -80,7 +80,7 @@ class Meter:
         self._goodput = goodput
         self._watchdog = watchdog
         self._compiled = False
-        self._steps = self._seconds = self._wait = 0
+        self._steps, self._seconds, self._wait = 0, 0.0, 0.0
         self._waited = 0.0  # within the step under way
         self._window = (0, 0.0, 0.0)
 
@@ -148,8 +148,8 @@ class Steps:
     ):
         self._schedule, self._log, self._guard, self._meter = schedule, log, guard, meter
         self._image_ids, self._constants = image_ids, constants
-        self._pending = None
-        self.newest = {}
+        self._pending: tuple | None = None  # step, metrics, records
+        self.newest: dict[str, float] = {}
 
     def due(self, step: int) -> bool:
         """Whether the numbers of this step are logged; those of the last step always are."""

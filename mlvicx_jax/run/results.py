@@ -21,7 +21,6 @@ Common = TypedDict(
     {
         'step': int,
         'task': NotRequired[str],
-        'label_names': NotRequired[list[str]],
         'labels_without_score': NotRequired[list[str]],  # of which training has one class alone
         'images_per_second': NotRequired[Number],
         'device': NotRequired[str],
@@ -39,10 +38,10 @@ class Proof(TypedDict):
     sha256: str
 
 
-Pretraining = TypedDict(
-    'Pretraining',
+_Readings = TypedDict(
+    '_Readings',
     {
-        **Common.__annotations__,
+        'label_names': NotRequired[list[str]],
         'eval/split': NotRequired[str],
         'data/eval_hash': NotRequired[str],
         'probe/auroc': NotRequired[Number],
@@ -53,10 +52,9 @@ Pretraining = TypedDict(
         'knn/auroc_init_uncalibrated': NotRequired[Number],
     },
 )
-Downstream = TypedDict(
-    'Downstream',
+_Labelled = TypedDict(
+    '_Labelled',
     {
-        **Common.__annotations__,
         'protocol': str,
         'dataset': str,
         'share': float,
@@ -70,6 +68,14 @@ Downstream = TypedDict(
         'data/test_hash': str,
     },
 )
+
+
+class Pretraining(Common, _Readings):
+    """Where read-outs of the encoder were asked for, the newest."""
+
+
+class Downstream(Common, _Labelled):
+    """Of a classification or segmentation: on which labels, from which encoder."""
 
 
 class Head(TypedDict):
@@ -113,8 +119,9 @@ class Classification(Downstream):
 
 
 class Segmentation(Downstream):
-    """Of each structure."""
+    """`test` has the numbers of each structure."""
 
+    label_names: NotRequired[list[str]]
     test: dict[str, Structure]
 
 
@@ -133,8 +140,13 @@ def write(workdir, task: str, content: dict[str, Any]) -> None:
     write_json(pathlib.Path(workdir) / FILE, content)
 
 
+<<<<<<< HEAD
 def read(workdir, config: dict[str, Any]) -> Any:
     """results.json of a run, of the type in `TASKS`; None where it has not ended.
+=======
+def read(workdir, config: dict[str, Any]) -> dict[str, Any] | None:
+    """results.json of a run, as `TASKS` says of its task; None where it has not ended.
+>>>>>>> types
 
     Args:
         config: the content of its config.json.

@@ -4,6 +4,8 @@ Validation chooses when to stop (and the thresholds of F1 and accuracy); test im
 the end, by `results`.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy.special import expit
 
@@ -134,7 +136,7 @@ def judge(names, validation_labels, validation_scores, labels, scores, patients)
         not available.
     """
     by_name = lambda values: dict(zip(names, np.asarray(values).tolist()))
-    found = {
+    found: dict[str, Any] = {
         'few': intervals.few_patients(labels, patients, names),
         'no_interval': {},
         'means': {},
@@ -144,7 +146,7 @@ def judge(names, validation_labels, validation_scores, labels, scores, patients)
         values, low, high, why = interval(labels, scores, patients)
         found |= {name: by_name(values), f'{name}_interval': by_name(np.stack([low, high], -1))}
         found['no_interval'] |= {label: told for label, told in zip(names, why) if told}
-    found['not_available'] = metrics.not_available(list(found['auroc'].values()), names)
+    found['not_available'] = metrics.not_available(np.array(list(found['auroc'].values())), names)
     for mean, members in metrics.mean_members(names).items():
         value, low, high, why = intervals.mean_auroc_interval(labels[:, members], scores[:, members], patients)
         found['means'][mean], found['means_interval'][mean] = float(value[0]), [float(low[0]), float(high[0])]

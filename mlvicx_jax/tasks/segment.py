@@ -119,11 +119,11 @@ class Task(Downstream):
                 **samples,
             },
         )
-        for name, values in found.items():
+        for name, of_test in found.items():
             say(
-                f'test, {name}: Dice {_show(values, "dice_positives")} over the '
-                f'{values["positives"]} images of {values["patients"]} patients that show it, '
-                f'{_show(values, "dice_all")} over all {len(split)}'
+                f'test, {name}: Dice {_show(of_test, "dice_positives")} over the '
+                f'{of_test["positives"]} images of {of_test["patients"]} patients that show it, '
+                f'{_show(of_test, "dice_all")} over all {len(split)}'
             )
         return {self.monitor: numbers[self.monitor], 'test': found}
 

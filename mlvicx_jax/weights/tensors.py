@@ -62,7 +62,7 @@ def to_torch(tree) -> Tensors:
     divide by the number they are given, so the features agree. (PyTorch would have collected the
     unbiased variance, larger by n / (n - 1) with n the batch's positions.)
     """
-    tensors = {}
+    tensors: Tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         names = tuple(name for name in path_names(path) if name not in ('params', 'batch_stats'))
         tensors |= torch_tensors(names, np.asarray(leaf))

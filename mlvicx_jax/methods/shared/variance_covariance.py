@@ -3,7 +3,7 @@
 import dataclasses
 
 from mlvicx_jax.methods.shared.base import BaseMethod
-from mlvicx_jax.methods.shared.loss_bounds import reference_levels
+from mlvicx_jax.methods.shared.loss_bounds import Reduce, reference_levels
 from mlvicx_jax.methods.shared.vicreg_loss import VICReg
 
 
@@ -20,8 +20,8 @@ class VarianceCovariance(BaseMethod):
     alpha: float = 25.0
     beta: float = 25.0
     gamma: float = 1.0
-    inv_reduce: str = 'mean'
-    var_reduce: str = 'mean'
+    inv_reduce: Reduce = 'mean'
+    var_reduce: Reduce = 'mean'
 
     def __post_init__(self):
         super().__post_init__()
