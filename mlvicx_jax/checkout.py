@@ -40,7 +40,7 @@ def refuse_mixture() -> None:
     if datasets not in (here / 'datasets', here / 'mlvicx_jax_datasets'):
         _refuse('mlvicx_jax_datasets', datasets.parent)
     base = sys.modules.get('configs.base')
-    recipes = pathlib.Path(base.__file__).resolve().parents[1] if base else here
+    recipes = pathlib.Path(base.__file__).resolve().parents[1] if base and base.__file__ else here
     if recipes != here and (recipes / 'mlvicx_jax').is_dir():
         _refuse('configs', recipes)
 

@@ -237,7 +237,7 @@ def identity(config) -> str:
 
 
 def _flat(tree: dict, prefix: str = '') -> dict:
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         found |= _flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
     return found

@@ -50,7 +50,7 @@ def read(workdir) -> Counts | None:
     if found:
         say(f'{path}: {found}; the times of earlier starts are not counted')
         return None
-    return counts
+    return Counts(**counts)
 
 
 def _problem(counts: dict[str, Any]) -> str | None:

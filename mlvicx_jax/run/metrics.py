@@ -34,7 +34,8 @@ class MetricLog:
         if jax.process_index():
             return
         path = pathlib.Path(workdir) / FILE
-        kept, dropped = [], []
+        kept: list[_Line] = []
+        dropped: list[_Line] = []
         for line in _lines(path):
             # A damaged line belongs to the lines before it.
             late = bool(dropped) if line.values is None else line.values['step'] > start_step

@@ -15,7 +15,6 @@ from mlvicx_jax.errors import UserError, first_line
 from mlvicx_jax.run import folder, goodput, predictions, restoring, results
 from mlvicx_jax.run.goodput import Counts
 from mlvicx_jax.run.metrics import read_metrics
-from mlvicx_jax.run.results import Results
 from mlvicx_jax.run.schema import shown
 
 
@@ -69,13 +68,13 @@ class Run:
         return read_metrics(self.folder)
 
     @functools.cached_property
-    def results(self) -> Results | None:
-        """results.json; None where the run has not ended."""
+    def results(self) -> Any:
+        """results.json, of the type that `results.TASKS` has for the task; None where the run has not ended."""
         return results.read(self.folder, self.config)
 
     @property
-    def ended(self) -> Results:
-        """results.json of a run that has ended.
+    def ended(self) -> Any:
+        """results.json of a run that has ended, of the type that `results.TASKS` has for the task.
 
         Raises:
             UserError: it has not.

@@ -115,7 +115,6 @@ class Segmentation(Downstream):
     test: dict[str, Structure]
 
 
-Results = Pretraining | Classification | Segmentation
 TASKS = {'pretrain': Pretraining, 'classify': Classification, 'segment': Segmentation}
 
 
@@ -131,8 +130,8 @@ def write(workdir, task: str, content: dict[str, Any]) -> None:
     write_json(pathlib.Path(workdir) / FILE, content)
 
 
-def read(workdir, config: dict[str, Any]) -> Results | None:
-    """results.json of a run; None where it has not ended.
+def read(workdir, config: dict[str, Any]) -> Any:
+    """results.json of a run, of the type in `TASKS`; None where it has not ended.
 
     Args:
         config: the content of its config.json.
