@@ -348,8 +348,8 @@ def test_two_grids_do_not_run_in_one_folder(tmp_path, data_dir, nursery, monkeyp
     place = Place(tmp_path, data_dir, pause=30)
     running = Grid(nursery, place)
     until(place.started)
-    monkeypatch.setattr(grid.time, 'sleep', lambda seconds: None)
-    with pytest.raises(UserError, match='another grid'):
+    monkeypatch.setattr(grid.lock, 'WAIT', 0.1)
+    with pytest.raises(UserError, match=f'process {running.pid} .*at work in this folder'):
         place.run()
     os.kill(running.pid, signal.SIGTERM)
     running.wait()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from nih_release import write_release
 
+from mlvicx_jax.commands import prepare as prepare_command
 from mlvicx_jax.data import prepare as prepare_lib
 from mlvicx_jax.data.prepare import prepare
 from mlvicx_jax.errors import UserError
@@ -190,7 +191,7 @@ def test_a_killed_run_leaves_nothing_that_passes_for_whole(tmp_path):
     program = (
         'import os, signal\n'
         'from mlvicx_jax_datasets import radiograph\n'
-        'from mlvicx_jax.prepare import prepare\n'
+        'from mlvicx_jax.data.prepare import prepare\n'
         'real = radiograph.read_radiograph\n'
         'def read(path):\n'
         '    if path.name == "00000008_000.png": os.kill(os.getpid(), signal.SIGKILL)\n'
@@ -268,7 +269,7 @@ def test_unwritable_and_full_disk(tmp_path, monkeypatch):
 
 def test_command_line_prints_one_line_on_a_mistake(tmp_path, capsys):
     arguments = ['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path), '--option', 'size']
-    assert prepare_lib.main(arguments) == 2
+    assert prepare_command.main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: --option 'size'")
 
 
@@ -367,7 +368,7 @@ def test_official_lists_are_known_by_their_hash(tmp_path):
 
 def test_unofficial_lists_are_recorded_and_printed(tmp_path, capsys):
     lists = write_release(tmp_path / 'raw')
-    prepare_lib.main(
+    prepare_command.main(
         [
             '--dataset',
             'nih_chestxray14',

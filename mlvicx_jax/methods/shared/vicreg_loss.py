@@ -2,7 +2,7 @@
 
 Plain mathematics on a whole batch: nothing here knows a device mesh. `step.py` hands over arrays of the
 global batch, whose rows lie on many devices, so the statistics are global by construction.
-Everything is computed in float32 whatever the network's compute type.
+Everything is computed in float32, or wider where the embeddings are, whatever the network's compute type.
 
 Equations are numbered as in MLVICX (arXiv:2403.11504); 'released' is the reading of its code, which
 is VICReg's (arXiv:2105.04906).
@@ -14,6 +14,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from mlvicx_jax.models.precision import wide
+
 Array = jax.Array
 
 
@@ -23,17 +25,17 @@ def invariance(z1_BxR: Array, z2_BxR: Array, reduce: str = 'mean') -> Array:
     `reduce` says what happens to the R features: 'mean' is the released reading, the only one under
     which alpha = 25 balances the other terms; 'sum' is the equation as printed, R times larger.
     """
-    squared = jnp.square(z1_BxR.astype(jnp.float32) - z2_BxR.astype(jnp.float32))
+    squared = jnp.square(wide(z1_BxR) - wide(z2_BxR))
     return squared.mean() if reduce == 'mean' else squared.sum(-1).mean()
 
 
 def centre(z_BxR: Array) -> tuple[Array, Array]:
-    """Embeddings minus their mean, float32 [B, R], and each feature's variance [R] (with B - 1).
+    """Embeddings minus their mean [B, R], and each feature's variance [R] (with B - 1).
 
     Both terms below begin with it, in the same words, so that a compiler computes it once: over n
     devices it is two sums that every device waits for.
     """
-    z_BxR = z_BxR.astype(jnp.float32)
+    z_BxR = wide(z_BxR)
     centred = z_BxR - z_BxR.mean(0)
     return centred, jnp.square(centred).sum(0) / (len(centred) - 1)
 
