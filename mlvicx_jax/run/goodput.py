@@ -50,11 +50,7 @@ def read(workdir) -> Counts | None:
     if found:
         say(f'{path}: {found}; the times of earlier starts are not counted')
         return None
-<<<<<<< HEAD
-    return Counts(**counts)
-=======
     return cast(Counts, counts)  # as `mismatch` found
->>>>>>> types
 
 
 def _problem(counts: dict[str, Any]) -> str | None:

@@ -68,15 +68,6 @@ class Run:
         return read_metrics(self.folder)
 
     @functools.cached_property
-<<<<<<< HEAD
-    def results(self) -> Any:
-        """results.json, of the type that `results.TASKS` has for the task; None where the run has not ended."""
-        return results.read(self.folder, self.config)
-
-    @property
-    def ended(self) -> Any:
-        """results.json of a run that has ended, of the type that `results.TASKS` has for the task.
-=======
     def results(self) -> dict[str, Any] | None:
         """results.json, as `results.TASKS` says of the task; None where the run has not ended."""
         return results.read(self.folder, self.config)
@@ -84,7 +75,6 @@ class Run:
     @property
     def ended(self) -> dict[str, Any]:
         """results.json of a run that has ended.
->>>>>>> types
 
         Raises:
             UserError: it has not.

@@ -140,13 +140,8 @@ def write(workdir, task: str, content: dict[str, Any]) -> None:
     write_json(pathlib.Path(workdir) / FILE, content)
 
 
-<<<<<<< HEAD
-def read(workdir, config: dict[str, Any]) -> Any:
-    """results.json of a run, of the type in `TASKS`; None where it has not ended.
-=======
 def read(workdir, config: dict[str, Any]) -> dict[str, Any] | None:
     """results.json of a run, as `TASKS` says of its task; None where it has not ended.
->>>>>>> types
 
     Args:
         config: the content of its config.json.
