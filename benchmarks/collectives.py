@@ -35,7 +35,7 @@ from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.step import make_train_step
 
 LABELS = 15  # of ChestX-ray14
-PURPOSES = 'gradients', 'BatchNorm', 'outputs', 'other'
+PURPOSES = 'gradients', 'BatchNorm', 'loss', 'other'
 
 _KINDS = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute'
 _OPERATION = re.compile(
@@ -135,32 +135,29 @@ def _width(kind: str) -> int:
     return 1 if kind == 'pred' else max(1, int(re.search(r'\d+', kind)[0]) // 8)
 
 
-def purposes(collective: Collective, outputs: set[tuple[int, ...]]) -> list[str]:
+def purposes(collective: Collective) -> list[str]:
     """What each array of a collective is for, one of PURPOSES.
 
-    What a module sums in the forward pass are BatchNorm's statistics. Gradients are matrices and
-    kernels that are summed in the backward pass. Vectors there belong to BatchNorm: the gradients
-    of its statistics, scales and shifts (and a linear layer's bias, if it has one).
-
-    Args:
-      outputs: shapes, for the whole batch, of what the method's forward returns.
+    What is moved inside the mapped function belongs to the network, all else to the loss. What a
+    module sums in the forward pass are BatchNorm's statistics. Gradients are matrices and kernels
+    that are summed in the backward pass. Vectors there belong to BatchNorm: the gradients of its
+    statistics, scales and shifts (and a linear layer's bias, if it has one).
     """
 
-    def purpose(width, shape, source):
+    def purpose(shape, source):
         dims = [n for n in shape if n > 1]
-        # The TPU compiler may make a bfloat16 all-reduce of what scatters the outputs' gradients.
-        if collective.kind != 'all-reduce' or (shape in outputs and width < 4):
-            return 'outputs'
+        if 'shard_map/' not in source:
+            return 'loss'
         if not dims:
             return 'other'
         if _FORWARD.search(source):
             return 'BatchNorm'
         return 'BatchNorm' if len(dims) == 1 else 'gradients'
 
-    return [purpose(*array, source) for array, source in zip(collective.arrays, collective.sources)]
+    return [purpose(shape, source) for (_, shape), source in zip(collective.arrays, collective.sources)]
 
 
-def summarise(collectives: list[Collective], outputs: set[tuple[int, ...]]) -> dict:
+def summarise(collectives: list[Collective]) -> dict:
     """{purpose: {'operations', 'bytes', 'wire'}} of a step, bytes and bytes sent, on one device.
 
     An operation that carries several things counts once, for BatchNorm if any of them is
@@ -168,8 +165,8 @@ def summarise(collectives: list[Collective], outputs: set[tuple[int, ...]]) -> d
     """
     table = {purpose: {'operations': 0, 'bytes': 0, 'wire': 0.0} for purpose in PURPOSES}
     for collective in collectives:
-        kinds = purposes(collective, outputs)
-        counted = next(p for p in ('BatchNorm', 'outputs', 'gradients', 'other') if p in kinds)
+        kinds = purposes(collective)
+        counted = next(p for p in ('BatchNorm', 'loss', 'gradients', 'other') if p in kinds)
         table[counted]['operations'] += collective.times
         for purpose, size in zip(kinds, collective.sizes):
             table[purpose]['bytes'] += collective.times * size
@@ -190,7 +187,7 @@ def devices_of(topology: str, count: int) -> list:
 
 
 def lower(config, devices: list, batch: int):
-    """(lowered training step of `batch` images on `devices`, shapes of its whole outputs)."""
+    """The training step of `batch` images, lowered for `devices`."""
     mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     replicated, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
     method = methods.create(config)
@@ -200,17 +197,18 @@ def lower(config, devices: list, batch: int):
     arrays = {'image': (batch, size, size, 1), 'labels': (batch, LABELS)}
     train_step = make_train_step(method, optimizer, mesh, 0, 1000)
     like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)
-    lowered = train_step.func.lower(
+    return train_step.func.lower(
         *map(like, train_step.args),
         jax.tree.map(like, state),
         {name: jax.ShapeDtypeStruct(shape, np.uint8, sharding=rows) for name, shape in arrays.items()},
     )
-    outputs = jax.tree.leaves(lowered.out_info[2])
-    return lowered, {tuple(output.shape) for output in outputs}
 
 
-def loss_flops(config, batch: int) -> float:
-    """Operations of a whole batch's loss and its gradient, all of which every device does."""
+def loss_flops(config, devices: int, batch: int) -> float:
+    """Operations of one of `devices` CPU devices for the loss of `batch` images and its gradient.
+
+    Counted in the compiled program, after the partitioner has divided it.
+    """
     method = methods.create(config)
     mesh = jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
 
@@ -228,8 +226,14 @@ def loss_flops(config, batch: int) -> float:
 
     out, method_state = jax.eval_shape(outputs, jax.random.key(0))
     out = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), out)
-    gradient = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
-    return gradient.lower(out, method_state).cost_analysis()['flops']
+    mesh = jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    everywhere, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    gradient = jax.jit(
+        jax.value_and_grad(method.loss, has_aux=True),
+        in_shardings=(rows, everywhere),
+        out_shardings=(everywhere, rows),
+    )
+    return gradient.lower(out, method_state).compile().cost_analysis()['flops']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,13 +279,15 @@ def tpu(generation: str, name: str, peak: float, link: float, ring: int) -> Mach
 MACHINES = (
     tpu('v5e', 'TPU v5e', 197e12, 4.5e10, 16),
     tpu('v5p', 'TPU v5p', 459e12, 9e10, 4),
-    # NCCL's own model of its ring of low latency: 6.6 us and 0.6 us for each of 2 (N - 1) steps.
+    # In a box NCCL's own model of its ring of low latency: 6.6 us and 0.6 us for each of 2 (N - 1)
+    # steps. Eight boxes: 50 GB/s of InfiniBand (NDR 400) a device, eight rings side by side; a tree
+    # of low latency, 6.6 us, 0.6 us a step in the box, 5 us a step between boxes, there and back.
     Machine(
         'H100',
         989e12,
         67e12,
-        {1: 0, 4: 4.5e11, 8: 4.5e11},
-        {1: 0, 4: 6.6e-6 + 6 * 0.6e-6, 8: 6.6e-6 + 14 * 0.6e-6},
+        {1: 0, 4: 4.5e11, 8: 4.5e11, 64: 4e11},
+        {1: 0, 4: 6.6e-6 + 6 * 0.6e-6, 8: 6.6e-6 + 14 * 0.6e-6, 64: 6.6e-6 + 14 * 0.6e-6 + 6 * 5e-6},
     ),
 )
 
@@ -291,17 +297,18 @@ def predict(
 ) -> dict:
     """Seconds of a step's parts and its efficiency, without any overlap and with gradients hidden.
 
-    Efficiency is the share of the step in which a device does work that no other device does too:
-    views, network, gradient. `hidden` has the gradients' transfer behind the backward pass, two
+    Efficiency is the share of the step in which a device computes: views, network, its part of the
+    loss, gradient. `hidden` has the gradients' transfer behind the backward pass, two
     thirds of the network's time.
 
     Args:
       table: `summarise`'s.
-      network, loss: operations of one device's rows through the network, of the whole batch's loss.
+      network, loss: operations of one device for its rows through the network, for its part of the loss.
       utilisation: share of the peak that products reach.
     """
     compute = network / (machine.peak * utilisation)
-    replicated = loss / (machine.peak_float32 * utilisation)
+    own_loss = loss / (machine.peak_float32 * utilisation)
+    work = compute + own_loss
     seconds = dict.fromkeys(PURPOSES, 0.0)
     if devices > 1:
         for purpose, row in table.items():
@@ -312,10 +319,11 @@ def predict(
     moved = sum(seconds.values())
     return {
         'compute': compute,
-        'loss': replicated,
         **seconds,
-        'efficiency': compute / (compute + replicated + moved),
-        'hidden': compute / (compute + replicated + moved - seconds['gradients'] + exposed),
+        'loss': own_loss,
+        'loss moved': seconds['loss'],
+        'efficiency': work / (work + moved),
+        'hidden': work / (work + moved - seconds['gradients'] + exposed),
     }
 
 
@@ -350,7 +358,7 @@ def tables(rows: list[dict], machines: list[Machine]) -> str:
         )
     lines += [
         '',
-        '| machine | devices | ms: network | loss | gradients | BatchNorm | outputs | '
+        '| machine | devices | ms: network | loss | gradients | BatchNorm | loss, moved | '
         'efficiency | gradients hidden |',
         '|' + '---|' * 9,
     ]
@@ -361,7 +369,7 @@ def tables(rows: list[dict], machines: list[Machine]) -> str:
                     f'| {machine.name} | {row["devices"]} | '
                     + ' | '.join(
                         f'{1e3 * said[part]:.3g}'
-                        for part in ('compute', 'loss', 'gradients', 'BatchNorm', 'outputs')
+                        for part in ('compute', 'loss', 'gradients', 'BatchNorm', 'loss moved')
                     )
                     + f' | {said["efficiency"]:.1%} | {said["hidden"]:.1%} |'
                 )
@@ -390,18 +398,18 @@ def main():
         size = arguments.batch or count * arguments.batch_per_device
         if size % count:
             sys.exit(f'error: {count} devices do not divide --batch {size}')
-        program, outputs = lower(config, devices_of(arguments.topology, count), size)
+        program = lower(config, devices_of(arguments.topology, count), size)
         collectives = parse(program.compile().as_text(), count)
         share = size // count
         if share not in network:  # on a device of its own: the same whatever the topology
-            alone, _ = lower(config, jax.devices()[:1], share)
-            network[share] = alone.cost_analysis()['flops'] - loss_flops(config, share)
+            alone = lower(config, jax.devices()[:1], share)
+            network[share] = alone.cost_analysis()['flops'] - loss_flops(config, 1, share)
         row = {
             'devices': count,
             'batch': size,
             'network_flops': network[share],
-            'loss_flops': loss_flops(config, size),
-            'collectives': summarise(collectives, outputs),
+            'loss_flops': loss_flops(config, count, size),
+            'collectives': summarise(collectives),
         }
         row['predicted'] = {
             machine.name: predict(

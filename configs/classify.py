@@ -8,7 +8,9 @@ frozen: the encoder's features once, then a linear layer on them, an L-BFGS logi
 finetune: everything trains. `config.init` is a workdir, an exported folder or a file of torchvision's;
 empty it is a random encoder. `--config.model.context=False` drops the context bottlenecks.
 
-Batch, learning rate and patience are the paper's (section IV). It names neither optimiser, schedule,
+Batch, learning rate and patience are the paper's (section IV). It gives NIH's 1e-5 with "we fine-tune"; the
+frozen layer is trained with it, too, and hardly moves: its probabilities stay around one half, so that its
+AUROC can be read and its calibration error says nothing. The paper names neither optimiser, schedule,
 augmentation nor the greatest number of epochs: Adam at a constant rate; the views of
 configs/supervised.py; 100 epochs.
 """

@@ -4,6 +4,9 @@ python main.py --config=configs/mlvicx.py --config.data.name=nih_chestxray14 --c
 python main.py --config=configs/mlvicx.py:released          the values of the authors' code
 python main.py --config=configs/mlvicx.py:loss=global       ablation of Table IV; or loss=multi_level
 python main.py --config=configs/mlvicx.py:context=off       without context bottlenecks
+
+Where this is not what the paper states, or the paper leaves a choice, docs/methods.md and the lines below
+say so.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +17,12 @@ from configs import base
 def get_config(argument=''):
     """Options, separated by commas: paper (default) or released, loss=..., context=off."""
     config = base.get_config()
+    # The paper resizes images to 224 px. Here they are stored at 256 px, and a view of 224 px is a crop of
+    # 8 to 100 % of the area: the paper names a random crop, the release gives its range.
     config.data.name = 'nih_chestxray14'
+    # Eq. 1 has one 1 x 1 convolution; the bottlenecks have two with a ReLU between, c -> c / 2 -> c, as the
+    # release. The paper does not say how many levels there are: five, the stem among them, as the release.
+    config.model.reduction = 2
     config.method = ConfigDict(
         dict(
             name='mlvicx',
@@ -22,11 +30,11 @@ def get_config(argument=''):
             aggregation='concat',
             widths=(2048, 2048, 2048),
             last_norm=False,
-            multi_level_weight=1.0,
+            multi_level_weight=1.0,  # lambda of Eq. 5, which the paper does not state; the release's
             alpha=25.0,
             beta=25.0,
             gamma=1.0,
-            inv_reduce='mean',
+            inv_reduce='mean',  # Eq. 6 sums over features; alpha = 25 balances the mean, the release's reading
             var_reduce='sum',
         )
     )

@@ -7,9 +7,10 @@
 
 The paper states the data (SIIM-ACR with as many images without a pneumothorax as with one, 20 % of them
 validation), batches of 32, a learning rate of 3e-4, a patience of 10 epochs, and 30 and 100 % of the training
-data. It is silent on the rest, chosen here: Adam without weight decay at a constant rate, at most 100 epochs,
-Dice + cross-entropy, views of 224 px with mild augmentation (a crop that cut the structure away, as in
-pretraining, would teach little).
+data. SIIM-ACR has no test masks that could be had: here 20 % of the images are test and 20 % of the others
+validation, so that all of the training data is 64 % of the images. The paper is silent on the rest, chosen
+here: Adam without weight decay at a constant rate, at most 100 epochs, Dice + cross-entropy, views of 224 px
+with mild augmentation (a crop that cut the structure away, as in pretraining, would teach little).
 """
 
 from ml_collections import ConfigDict

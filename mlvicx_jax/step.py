@@ -1,9 +1,10 @@
 """The training step: the only file that knows shard_map.
 
-The cut runs at the network's output. Views and forward run per device on its rows; their outputs
-are gathered; the method's loss is then plain mathematics on the whole batch. The gradient is taken
-outside the mapped function, of a loss that is already the same on every device, so it needs no
-scaling by hand.
+The cut runs at the network's output. Views and forward run per device on its rows (`shard_map`); their
+outputs leave it as arrays of the global batch, still divided over the devices. The method's loss is
+plain mathematics on these arrays, and XLA's partitioner divides its work: no device computes the loss
+of all rows, and no method can compute one of its own rows by accident. The gradient is that of one
+global loss, so it needs no scaling by hand.
 """
 
 import functools
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mlvicx_jax import rows
@@ -25,8 +27,8 @@ def make_train_step(
 ) -> Callable:
     """(state, batch) -> (state, metrics, out), compiled; the state's buffers are given away.
 
-    `batch` holds arrays [B, ...] split over the mesh; `metrics` scalars; `out` what the method's
-    forward returned, for the whole batch, on every device.
+    `batch` holds arrays [B, ...] split over the mesh; `metrics` scalars, the same on every device;
+    `out` what the method's forward returned, arrays [B, ...] split as the batch is.
 
     With `accumulation` k the network sees the batch in k parts, one after the other, and computes
     each once more for its gradient: activations take 1 / k of the memory. Loss and gradient stay
@@ -35,7 +37,7 @@ def make_train_step(
     BatchNorm has the statistics of a part, and its running ones move k times a step.
     """
 
-    def shard_loss(params, batch_stats, method_state, key, batch):
+    def shard_forward(params, batch_stats, method_state, key, batch):
         # Varying from here on: the gradient is summed over the devices once, not at every use.
         params = lax.pcast(params, AXIS, to='varying')
         # Row i of the global batch has key i, on one device and on eight: the same views. The numbers
@@ -60,14 +62,23 @@ def make_train_step(
             parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), whole)
             carried, out = lax.scan(jax.checkpoint(forward), carried, (*parts, shared))
             out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
-        batch_stats, method_state = carried
-        out = lax.all_gather(out, AXIS, tiled=True, to='invarying')  # the same on every device
+        refuse_varying(carried)
+        return out, tuple(carried)
+
+    rows_of_batch = P(AXIS)
+    forward_all = jax.shard_map(
+        shard_forward, mesh=mesh, in_specs=(P(), P(), P(), P(), rows_of_batch), out_specs=(rows_of_batch, P())
+    )
+
+    def loss_fn(params, batch_stats, method_state, key, batch):
+        out, (batch_stats, method_state) = forward_all(params, batch_stats, method_state, key, batch)
         loss, terms = method.loss(out, method_state)
         return loss, (terms, out, batch_stats, method_state)
 
-    loss_fn = jax.shard_map(shard_loss, mesh=mesh, in_specs=(P(), P(), P(), P(), P(AXIS)), out_specs=P())
+    everywhere, divided = NamedSharding(mesh, P()), NamedSharding(mesh, rows_of_batch)
 
-    @functools.partial(jax.jit, donate_argnums=1)
+    # Without `out_shardings` the partitioner may leave a queue or a metric divided over the devices.
+    @functools.partial(jax.jit, donate_argnums=1, out_shardings=(everywhere, everywhere, divided))
     def train_step(key, state: TrainState, batch):
         key = jax.random.fold_in(key, state.step)
         (loss, (terms, out, batch_stats, method_state)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -94,3 +105,19 @@ def make_train_step(
 
     # An argument, not a constant of the program: all seeds share one compilation.
     return functools.partial(train_step, jax.random.key(seed))
+
+
+def refuse_varying(tree) -> None:
+    """Raises a ValueError for an array of the state that may differ from device to device.
+
+    The statistics of a BatchNorm that was built without its mesh axis are the usual case. `shard_map`
+    refuses them too, but does not say which they are.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        try:
+            lax.pcast(leaf, AXIS, to='varying')  # for what is the same on each device only
+        except ValueError as error:
+            raise ValueError(
+                f'{jax.tree_util.keystr(path)} varies over the devices, expected the same on each; '
+                f'build its module with axis_name={AXIS!r}'
+            ) from error

@@ -43,16 +43,13 @@ def test_collectives_are_read_from_a_program():
 
 
 def test_bytes_of_each_purpose_and_what_a_ring_sends():
-    table = collectives.summarise(collectives.parse(PROGRAM, 4), {(16, 8)})
+    table = collectives.summarise(collectives.parse(PROGRAM, 4))
     # In a ring of 4 an all-reduce sends 3 of 4 parts twice, a gathering or scattering once.
     assert table['gradients'] == {'operations': 0, 'bytes': 1152, 'wire': 1152 * 1.5}
-    assert table['outputs'] == {'operations': 3, 'bytes': 512 + 512 + 24, 'wire': 2 * 512 * 0.75 + 24}
-    # Five times the statistics, once two vectors with the kernel, once a pair's.
-    assert table['BatchNorm'] == {
-        'operations': 7,
-        'bytes': 5 * 64 + 32 + 32 + 24,
-        'wire': (5 * 64 + 32 + 32) * 1.5 + 24,
-    }
+    # What stands outside the mapped function is the loss's; the last of it is summed by a pair.
+    assert table['loss'] == {'operations': 4, 'bytes': 512 + 512 + 24 + 24, 'wire': 2 * 512 * 0.75 + 24 + 24}
+    # Five times the statistics, once two vectors with the kernel.
+    assert table['BatchNorm'] == {'operations': 6, 'bytes': 5 * 64 + 32 + 32, 'wire': (5 * 64 + 32 + 32) * 1.5}
     assert table['other']['operations'] == 0
 
 
@@ -66,7 +63,7 @@ def test_what_the_compiler_put_together_is_told_apart():
             'transpose(jvp())/shard_map/psum)'
         ),
     )
-    assert collectives.purposes(both, set()) == ['gradients', 'BatchNorm', 'BatchNorm']
+    assert collectives.purposes(both) == ['gradients', 'BatchNorm', 'BatchNorm']
 
 
 def test_a_torus_is_twice_as_fast_as_a_line_and_half_as_far():
@@ -79,61 +76,61 @@ def test_a_torus_is_twice_as_fast_as_a_line_and_half_as_far():
 
 def test_a_prediction_adds_up():
     row = lambda operations, wire: {'operations': operations, 'bytes': 0, 'wire': wire}
-    table = {'gradients': row(2, 3e6), 'BatchNorm': row(50, 0), 'outputs': row(0, 1e6), 'other': row(0, 0)}
+    table = {'gradients': row(2, 3e6), 'BatchNorm': row(50, 0), 'loss': row(0, 1e6), 'other': row(0, 0)}
     machine = collectives.Machine('', 1e12, 1e11, {4: 1e9}, {4: 1e-4})
     said = collectives.predict(machine, 4, table, network=3e9, loss=1e9, utilisation=0.5)
     assert said['compute'] == pytest.approx(6e-3) and said['loss'] == pytest.approx(20e-3)
     assert said['gradients'] == pytest.approx(3.2e-3) and said['BatchNorm'] == pytest.approx(5e-3)
-    assert said['efficiency'] == pytest.approx(6 / (6 + 20 + 3.2 + 5 + 1))
-    assert said['hidden'] == pytest.approx(6 / (6 + 20 + 5 + 1))  # 3.2 ms fit behind 4
+    assert said['loss moved'] == pytest.approx(1e-3)
+    assert said['efficiency'] == pytest.approx(26 / (26 + 3.2 + 5 + 1))
+    assert said['hidden'] == pytest.approx(26 / (26 + 5 + 1))  # 3.2 ms fit behind 4
 
 
 @pytest.fixture(scope='module')
 def step():
-    """Collectives of the tiny step on four devices, and the shapes of the method's whole outputs."""
+    """Collectives of the tiny step of 24 images on four devices; no width is 24."""
     config = tiny.get_config()
-    config.batch_size = 24  # unlike every width
-    lowered, outputs = collectives.lower(config, jax.devices()[:4], config.batch_size)
-    return collectives.parse(lowered.compile().as_text(), 4), outputs
+    config.batch_size = 24
+    lowered = collectives.lower(config, jax.devices()[:4], config.batch_size)
+    return collectives.parse(lowered.compile().as_text(), 4)
 
 
 def test_every_gradient_is_summed_over_the_devices_once(step):
-    found, outputs = step
     variables, _ = jax.eval_shape(methods.create(tiny.get_config()).init, jax.random.key(0))
     shapes = lambda tree: [tuple(n for n in leaf.shape if n > 1) for leaf in jax.tree.leaves(tree)]
     matrices = collections.Counter(dims for dims in shapes(variables['params']) if len(dims) > 1)
     summed = collections.Counter(
         tuple(n for n in shape if n > 1)
-        for collective in found
-        for (_, shape), purpose in zip(collective.arrays, collectives.purposes(collective, outputs))
+        for collective in step
+        for (_, shape), purpose in zip(collective.arrays, collectives.purposes(collective))
         if purpose == 'gradients'
         for _ in range(collective.times)
     )
     assert summed == matrices and matrices.total() > 30
-    moved = collectives.summarise(found, outputs)['gradients']['bytes']
+    moved = collectives.summarise(step)['gradients']['bytes']
     vectors = sum(4 * dims[0] for dims in shapes(variables['params']) if len(dims) == 1)
     assert moved + vectors == sum(4 * leaf.size for leaf in jax.tree.leaves(variables['params']))
 
 
-def test_nothing_but_outputs_is_gathered(step):
-    found, outputs = step
-    gathered = [
-        shape for collective in found if collective.kind != 'all-reduce' for width, shape in collective.arrays
+def test_the_loss_moves_its_products_and_no_embeddings(step):
+    """With 24 rows and 16 features: four matrices of 16 x 16, two heads of two views, and vectors."""
+    moved = [
+        (collective.kind, shape)
+        for collective in step
+        for (_, shape), purpose in zip(collective.arrays, collectives.purposes(collective))
+        if purpose == 'loss'
     ]
-    assert outputs == {(24, 16)}
-    assert collections.Counter(gathered) == {(24, 16): 4}  # two heads of two views
-    # Nor are they summed once more, forward or back.
-    assert not any(
-        shape in {(24, 16), (6, 16)}
-        for collective in found
-        if collective.kind == 'all-reduce'
-        for _, shape in collective.arrays
-    )
+    assert {kind for kind, _ in moved} == {'all-reduce'}
+    assert [shape for _, shape in moved if len(shape) > 1] == [(16, 16)] * 4
+    assert not [shape for collective in step for _, shape in collective.arrays if 24 in shape]
 
 
-def test_operations_of_the_loss_are_those_of_its_products():
+@pytest.mark.parametrize('batch', [96, 8], ids=['R x R', 'B x B'])
+def test_the_loss_is_divided_over_the_devices(batch):
     config = tiny.get_config()
-    batch, width, heads = 96, 16, 2
-    # A product of r x b and b x r for each head and view; its gradient is one or two more.
-    product = 2 * batch * width**2 * heads * 2
-    assert 2 * product < collectives.loss_flops(config, batch) < 4.5 * product
+    config.method.widths = (16, 16, 64)
+    alone, divided = (collectives.loss_flops(config, devices, batch) for devices in (1, 4))
+    # A product of r x b and b x r (or b x r and r x b) for each head and view, and one for its gradient.
+    product = 2 * batch * 64 * min(batch, 64) * 2 * 2
+    assert 2 * product < alone < 4.5 * product
+    assert divided < 0.35 * alone

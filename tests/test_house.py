@@ -21,7 +21,8 @@ JAX = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
 # (files, what they may not import)
 FOREIGN = [
     ('mlvicx_jax/**/*.py', {'main', 'configs', 'tests', 'benchmarks'}),
-    ('mlvicx_jax/methods/shared/vicreg_loss.py', {'mlvicx_jax', 'flax'}),
+    # Mathematics on a whole batch: a loss knows no device.
+    ('mlvicx_jax/methods/shared/vicreg_loss.py', {'mlvicx_jax.rows', 'mlvicx_jax.parallel', 'flax'}),
     ('mlvicx_jax/data/[ps]*.py', {'jax', 'flax'}),
     ('datasets/**/*.py', JAX | {'grain'} | {f'mlvicx_jax.{room}' for room in ROOMS if room != 'errors'}),
     ('configs/*.py', JAX | {'mlvicx_jax', 'mlvicx_jax_datasets', 'numpy'}),

@@ -1,17 +1,20 @@
 """Invariance, variance and covariance of two batches of embeddings (VICReg's terms).
 
-Plain mathematics on a whole batch: nothing here knows a device mesh. `step.py` gathers the
-embeddings of every device before it calls a loss, so the statistics are global by construction.
-Everything is computed in float32 whatever the network's compute type.
+Plain mathematics on a whole batch: nothing here knows a device mesh. `step.py` hands over arrays of the
+global batch, whose rows lie on many devices, so the statistics are global by construction.
+Everything is computed in float32, or wider where the embeddings are, whatever the network's compute type.
 
 Equations are numbered as in MLVICX (arXiv:2403.11504); 'released' is the reading of its code, which
 is VICReg's (arXiv:2105.04906).
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+
+from mlvicx_jax.models.precision import wide
 
 Array = jax.Array
 
@@ -22,8 +25,19 @@ def invariance(z1_BxR: Array, z2_BxR: Array, reduce: str = 'mean') -> Array:
     `reduce` says what happens to the R features: 'mean' is the released reading, the only one under
     which alpha = 25 balances the other terms; 'sum' is the equation as printed, R times larger.
     """
-    squared = jnp.square(z1_BxR.astype(jnp.float32) - z2_BxR.astype(jnp.float32))
+    squared = jnp.square(wide(z1_BxR) - wide(z2_BxR))
     return squared.mean() if reduce == 'mean' else squared.sum(-1).mean()
+
+
+def centre(z_BxR: Array) -> tuple[Array, Array]:
+    """Embeddings minus their mean [B, R], and each feature's variance [R] (with B - 1).
+
+    Both terms below begin with it, in the same words, so that a compiler computes it once: over n
+    devices it is two sums that every device waits for.
+    """
+    z_BxR = wide(z_BxR)
+    centred = z_BxR - z_BxR.mean(0)
+    return centred, jnp.square(centred).sum(0) / (len(centred) - 1)
 
 
 def variance(z_BxR: Array, threshold: float = 1.0, eps: float = 1e-4) -> Array:
@@ -32,23 +46,47 @@ def variance(z_BxR: Array, threshold: float = 1.0, eps: float = 1e-4) -> Array:
     eps stands inside the root, as in VICReg's code; the paper prints it outside, where the gradient
     of a constant feature would be infinite.
     """
-    std = jnp.sqrt(jnp.var(z_BxR.astype(jnp.float32), axis=0, ddof=1) + eps)
-    return jnp.maximum(0.0, threshold - std).mean()
+    _, variances = centre(z_BxR)
+    return jnp.maximum(0.0, threshold - jnp.sqrt(variances + eps)).mean()
 
 
 def covariance(z_BxR: Array) -> Array:
     """Squared off-diagonal covariances, summed and divided by the number of features (Eq. 8).
 
-    Uses sum_{l!=q} C_lq^2 = |C|_F^2 - sum_j C_jj^2 and |Z^T Z|_F = |Z Z^T|_F: with fewer examples
-    than features the B x B Gram matrix gives the same number and R x R is never formed.
+    Uses sum_{l!=q} C_lq^2 = |C|_F^2 - sum_j C_jj^2.
     """
     batch, width = z_BxR.shape
-    centred = z_BxR.astype(jnp.float32)
-    centred -= centred.mean(0)
-    factor = centred if batch < width else centred.T
-    gram = jnp.matmul(factor, factor.T, precision=jax.lax.Precision.HIGHEST) / (batch - 1)
-    diagonal = jnp.square(centred).sum(0) / (batch - 1)
-    return (jnp.square(gram).sum() - jnp.square(diagonal).sum()) / width
+    centred, variances = centre(z_BxR)
+    return (products_squared(centred) / (batch - 1) ** 2 - jnp.square(variances).sum()) / width
+
+
+@jax.custom_vjp
+def products_squared(z_BxR: Array) -> Array:
+    """|Z^T Z|_F^2 = |Z Z^T|_F^2, by the smaller of the two matrices, B x B or R x R.
+
+    The gradient, 4 Z (Z^T Z) = 4 (Z Z^T) Z, is written out because it takes one product where
+    differentiation takes two, and, with rows that are divided over n devices, less traffic. There
+    the B x B form multiplies B^2 R / n numbers a device and gathers Z once; the R x R form
+    multiplies B R^2 / n and sums R x R once. Differentiation would sum a B x R gradient over the
+    devices as well. So both arithmetic and traffic say: B x B where B < R.
+    """
+    return _products(z_BxR)[0]
+
+
+def _products(z_BxR):
+    batch, width = z_BxR.shape
+    product = _product('br,cr->bc' if batch < width else 'br,bs->rs', z_BxR, z_BxR)
+    return jnp.square(product).sum(), (z_BxR, product)
+
+
+def _products_gradient(kept, cotangent):
+    z_BxR, product = kept
+    batch, width = z_BxR.shape
+    return (4 * cotangent * _product('bc,cr->br' if batch < width else 'sr,bs->br', product, z_BxR),)
+
+
+products_squared.defvjp(_products, _products_gradient)
+_product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 @dataclasses.dataclass(frozen=True)
