@@ -28,7 +28,7 @@ from scipy import stats
 from configs.quickstart import METHOD as METHODS
 from configs.quickstart import get_config
 from mlvicx_jax.files import write_json
-from mlvicx_jax.run.metrics import read_metrics
+from mlvicx_jax.run.record import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
 READINGS = (
@@ -120,8 +120,8 @@ def run_all(out, methods, seeds, jobs, overrides) -> None:
 
 def read(workdir: pathlib.Path) -> dict[str, float]:
     """What a finished run ended with, and the loss it began with."""
-    results = json.loads((workdir / 'results.json').read_text())
-    losses = [line['train/loss'] for line in read_metrics(workdir) if 'train/loss' in line]
+    run = Run.open(workdir)
+    results, (_, losses) = run.ended, run.curve('train/loss')
     statistics = {
         kind: min(value for name, value in results.items() if name.startswith(f'train/{kind}/'))
         for kind in ('std', 'rankme')

@@ -18,11 +18,7 @@ configs/supervised.py; 100 epochs.
 from configs import base, supervised
 
 # The paper's where they are not those of `get_config`; options of the set's builder.
-SETS = {
-    'nih_chestxray14': dict(batch=64, rate=1e-5),
-    'phantom_cxr': dict(batch=64, options=dict(patients=800)),
-    'image_folder_cxr': dict(options=dict(title='classified', table='')),
-}
+SETS = {'nih_chestxray14': dict(batch=64, rate=1e-5), 'phantom_cxr': dict(batch=64, options=dict(patients=800))}
 
 
 def get_config(argument=''):

@@ -3,7 +3,7 @@
   python main.py --config=configs/segment.py --config.init=W --config.data.manual_dir=DIR
   python main.py --config=configs/segment.py:protocol=frozen,fraction=0.3 --config.init=W
   python main.py --config=configs/segment.py:dataset=phantom_cxr,structures=heart+lungs,size=small
-  python main.py --config=configs/segment.py:dataset=image_folder_cxr --config.data.options.title=lungs
+  python main.py --config=configs/segment.py:dataset=image_folder_cxr --config.data.manual_dir=DIR
 
 The paper states the data (SIIM-ACR with as many images without a pneumothorax as with one, 20 % of them
 validation), batches of 32, a learning rate of 3e-4, a patience of 10 epochs, and 30 and 100 % of the training
@@ -21,7 +21,7 @@ from configs import base
 SETS = {
     'siim_pneumothorax': ('Pneumothorax', dict(balanced=True)),
     'phantom_cxr': ('heart+lungs', dict(patients=800)),
-    'image_folder_cxr': ('mask', dict(title='segmented', masks=True)),
+    'image_folder_cxr': ('mask', dict(masks=True)),
 }
 
 

@@ -39,7 +39,7 @@ def take(path, wait: float | None = 0.0) -> IO:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait is None else fcntl.LOCK_NB))
             break
         except BlockingIOError:
-            if time.monotonic() < until:
+            if until and time.monotonic() < until:
                 time.sleep(0.05)
                 continue
             file.seek(0)

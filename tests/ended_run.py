@@ -11,10 +11,11 @@ from mlvicx_jax.run.checkpoints import Checkpoints
 from mlvicx_jax.run.folder import fixed
 
 
-def make_workdir(folder, argument, data_dir, label_names=None, seed=2):
+def make_workdir(folder, argument, data_dir, label_names=None, seed=2, split_seed=0):
     """A run of `argument` whose checkpoint has the initial weights; a classifier's with labels."""
     config = tiny.get_config(argument)
     config.data.data_dir, config.seed = str(data_dir), seed
+    config.data.split_seed = split_seed
     mesh = parallel.create_mesh(config.batch_size)
     optimizer = optim.create(config.optim, config.batch_size, 1, 1)
     state = states.create(methods.create(config), optimizer, config.seed, parallel.replicated(mesh))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tiny
-from mlvicx_jax import parallel, train
+from mlvicx_jax import parallel, start, train
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.run import checkpoints as checkpoints_module
 from mlvicx_jax.run import folder as workdir
@@ -186,7 +186,7 @@ def test_a_resume_with_another_config_is_refused_with_the_difference(tmp_path, m
     with config.unlocked():
         config.update_from_flattened_dict({field: value})
     before = (tmp_path / 'config.json').read_bytes()
-    monkeypatch.setattr(train, 'open_data', lambda config: pytest.fail('the run went on'))
+    monkeypatch.setattr(start, 'open_data', lambda config: pytest.fail('the run went on'))
     with pytest.raises(UserError) as caught:
         train.train(config, tmp_path)
     as_list = lambda x: list(x) if isinstance(x, tuple) else x

@@ -174,7 +174,7 @@ def test_the_network_read_back_gives_the_predictions(which, head, data_dir, requ
     workdir = request.getfixturevalue(which)
     run = Run.open(workdir).network()
     data = opening.open_data(recipe(data_dir))
-    assert (run.label_names, run.step) == (data.label_names, results(workdir)['step'])
+    assert (run.run.label_names, run.step) == (data.label_names, results(workdir)['step'])
     images = np.concatenate(
         [batch['image'][batch['mask']] for batch in pipeline.eval_batches(data.splits['test'], 8)]
     )

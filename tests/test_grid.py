@@ -34,7 +34,8 @@ def get_config(argument=''):
     config.data.options.patients = 25
     config.data.stored_size = 96
     config.task = options.get('task', 'pretrain')
-    config.protocol = options.get('protocol', 'finetune')
+    if config.task != 'pretrain':
+        config.protocol = options.get('protocol', 'finetune')
     config.data.labelled.share = float(options.get('fraction', 1))
     return config
 """
@@ -347,8 +348,8 @@ def test_two_grids_do_not_run_in_one_folder(tmp_path, data_dir, nursery, monkeyp
     place = Place(tmp_path, data_dir, pause=30)
     running = Grid(nursery, place)
     until(place.started)
-    monkeypatch.setattr(grid.time, 'sleep', lambda seconds: None)
-    with pytest.raises(UserError, match='another grid'):
+    monkeypatch.setattr(grid.lock, 'WAIT', 0.1)
+    with pytest.raises(UserError, match=f'process {running.pid} .*at work in this folder'):
         place.run()
     os.kill(running.pid, signal.SIGTERM)
     running.wait()
@@ -364,7 +365,7 @@ def test_the_grid_leaves_the_accelerator_to_its_runs(tmp_path, data_dir, nursery
 @pytest.mark.parametrize(
     'field,value,said',
     [
-        ('grid.protocols', ('frosen',), 'frozen, finetune'),
+        ('grid.protocols', ('frosen',), 'finetune, frozen'),
         ('grid.seeds', (0, 0), 'none twice'),
         ('grid.parallel', 0, '1 or more'),
         ('tables.reference', 'nobody', 'encoder'),

@@ -351,10 +351,7 @@ def test_without_boxes_there_is_a_sheet_but_no_localisation(workdirs, tmp_path, 
 
 
 def test_runs_that_can_not_be_compared_are_refused(workdirs, data_dir, data, tmp_path, capsys):
-    other = make_workdir(tmp_path, 'supervised', data_dir, data.label_names)
-    config = json.loads((other / 'config.json').read_text())
-    config['data']['split_seed'] = 7
-    (other / 'config.json').write_text(json.dumps(config))
+    other = make_workdir(tmp_path, 'supervised', data_dir, data.label_names, split_seed=7)
     for arguments, said in (
         (['--workdir', str(workdirs[0]), str(other), '--split', 'validation'], 'is not that of'),
         (['--workdir', str(workdirs[0]), '--findings', 'Gout'], 'Gout'),

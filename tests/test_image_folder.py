@@ -91,6 +91,12 @@ def test_random_split_keeps_patients_whole(tmp_path):
             {'test/sick/c.png'},
         ),
         (['sick/a.png', 'well/b.jpeg', 'sick/c.PNG', 'sick/deep/d.png', 'well/e.png'], ['sick', 'well'], None),
+        (
+            ['train/0/a.png', 'train/1/b.png', 'test/0/c.png', 'train/1/2024/05/d.png'],
+            ['0', '1'],
+            {'test/0/c.png'},
+        ),
+        (['2024/05/a.png', 'IM01/b.png', 's1/c.png', 'DICOM/d.png', '1.2.840.1/e.png'], [], None),
         (['a.png', 'b.png', 'images/c.jpg'], [], None),
     ],
 )

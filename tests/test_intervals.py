@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation.comparison import delong_test, difference_interval
+from mlvicx_jax.evaluation.comparison import delong_test, difference_interval, mean_auroc_difference
 from mlvicx_jax.evaluation.contributions import area, average_precision, taken_apart
 from mlvicx_jax.evaluation.intervals import (
     auprc_interval,
@@ -346,3 +346,29 @@ def test_bad_input_says_what_was_found():
     ):
         with pytest.raises(UserError, match=message):
             call()
+
+
+def test_the_difference_of_mean_areas_holds_the_truth_as_often_as_it_says():
+    """Two methods of AUROC 0.80 and 0.85 on the same patients, three labels; 200 test sets."""
+    rng, held, away = np.random.default_rng(4), 0, 0
+    shift = special.ndtri([0.85, 0.80]) * np.sqrt(2)
+    for _ in range(200):
+        patients = np.repeat(np.arange(80), rng.integers(1, 4, 80))
+        labels = rng.random((len(patients), 3)) < 0.3
+        noise = rng.normal(size=(80, 3))[patients] * 0.7 + rng.normal(size=labels.shape) * 0.51**0.5
+        own = rng.normal(size=(2, *labels.shape)) * 0.6 + 0.8 * noise
+        found = mean_auroc_difference(labels, *(z + s * labels for z, s in zip(own, shift)), patients)
+        held += found.low <= 0.05 <= found.high
+        away += found.low > 0
+    assert held >= 0.92 * 200 and away > 100
+    same = mean_auroc_difference(labels, own[0], own[0], patients)
+    np.testing.assert_allclose(same, 0, atol=1e-15)
+
+
+def test_the_difference_of_one_label_is_that_of_delong():
+    rng = np.random.default_rng(5)
+    patients, labels = np.repeat(np.arange(60), 3), rng.random((180, 1)) < 0.3
+    a, b = rng.normal(size=(2, 180, 1)) + labels
+    one, test = mean_auroc_difference(labels, a, b, patients), delong_test(labels, a, b, patients)
+    np.testing.assert_allclose(one.value, test.difference[0], rtol=1e-12)
+    assert (one.low <= 0 <= one.high) == (test.p[0] >= 0.05)

@@ -327,7 +327,7 @@ def test_unwritable_and_full_disk(tmp_path, monkeypatch):
 
 def test_command_line_prints_one_line_on_a_mistake(tmp_path, capsys):
     arguments = ['--dataset', 'nih_chestxray14', '--data_dir', str(tmp_path), '--option', 'size']
-    assert prepare_lib.main(arguments) == 2
+    assert prepare_command.main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: --option 'size'")
 
 

@@ -1,8 +1,11 @@
 """`mlvicx_jax.predict`: the numbers of evaluation, for files of every kind and number."""
 
 import csv
+import itertools
 import json
+import os
 import shutil
+import time
 
 import cv2
 import dicoms
@@ -227,14 +230,59 @@ def test_a_pretrained_encoder_has_embeddings_but_no_probabilities(films, data, d
     assert len(names) == 108 * 4
 
 
-def test_an_interrupted_run_leaves_no_table(classifier, films, tmp_path, monkeypatch):
-    out = tmp_path / 'out.csv'
+@pytest.fixture
+def stopped(classifier, films, tmp_path, monkeypatch):
+    """A folder of films, one of them bad, the table of them, and `stop(after)`: a call that is stopped."""
+    folder = tmp_path / 'films'
+    shutil.copytree(films, folder)
+    (folder / 'b_bad.png').write_bytes(b'\x89PNG\r\n\x1a\nno more')
+    straight = tmp_path / 'straight.csv'
+    assert predict.predict(classifier, [folder], straight, batch_size=2) == 1
+    out, scores, calls = tmp_path / 'out.csv', predict._scores, itertools.count()
+
+    def stop(after):
+        def stopping(*arguments):
+            if next(calls) >= after:
+                raise KeyboardInterrupt
+            return scores(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(predict, '_scores', stopping)
+            with pytest.raises(KeyboardInterrupt):
+                predict.predict(classifier, [folder], out, batch_size=2)
+        (partial,) = tmp_path.glob('out.csv.*.partial')
+        return partial
+
+    return folder, straight, out, stop
+
+
+def test_a_stopped_table_goes_on_to_the_same_one(classifier, stopped, capsys):
+    folder, straight, out, stop = stopped
     out.write_text('the old one')
+    partial = stop(after=2)
+    assert out.read_text() == 'the old one' and len(partial.read_text().splitlines()) == 1 + 4
+    with partial.open('a') as file:
+        file.write('films/cut sho')  # what a kill leaves of a row
+    capsys.readouterr()
+    assert predict.predict(classifier, [folder], out, batch_size=2) == 1
+    assert '4 of' in capsys.readouterr().err
+    assert out.read_bytes() == straight.read_bytes() and not partial.exists()
 
-    def stop(*arguments):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, '_scores', stop)
-    with pytest.raises(KeyboardInterrupt):
-        predict.predict(classifier, [films], out, batch_size=3)
-    assert out.read_text() == 'the old one' and [p.name for p in tmp_path.iterdir()] == ['out.csv']
+@pytest.mark.parametrize('change', ['a film', 'another network', 'a row'])
+def test_rows_that_are_not_of_these_films_and_this_network_are_made_again(classifier, stopped, change):
+    folder, straight, out, stop = stopped
+    partial = stop(after=2)
+    rows = partial.read_text().splitlines(keepends=True)
+    if change == 'a film':
+        film = sorted(folder.iterdir())[0]
+        os.utime(film, (time.time() + 10, time.time() + 10))
+        rows[1] = rows[1].replace(',0.', ',9.')
+    elif change == 'another network':
+        rows[1:] = [row.replace(',0.', ',9.') for row in rows[1:]]
+        partial = partial.rename(partial.with_name('out.csv.01234567.partial'))
+    else:
+        rows[1] = 'elsewhere/' + rows[1].replace(',0.', ',9.')
+    partial.write_text(''.join(rows))
+    predict.predict(classifier, [folder], out, batch_size=2)
+    assert out.read_bytes() == straight.read_bytes() and not list(out.parent.glob('*.partial'))

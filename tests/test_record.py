@@ -182,6 +182,50 @@ def test_a_damaged_run_is_told_in_one_line_or_read_right(name, seed, whole, tmp_
             raise AssertionError(f'{file}: {way}, number {number}') from error
 
 
+@pytest.mark.parametrize('number', range(len(HOSTILE)))
+def test_hostile_content_in_the_place_of_each_file_is_one_line(number, whole, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('mlvicx_jax.run.goodput.say', said.append)
+    folder = shutil.copytree(whole['classification'], tmp_path / 'run')
+    for file, read in (
+        ('goodput.json', lambda run: run.goodput),
+        ('predictions.npz', lambda run: run.predictions),
+        ('results.json', lambda run: run.results),
+        ('config.json', lambda run: run.config),
+    ):
+        (folder / file).write_bytes(HOSTILE[number])
+        if file == 'goodput.json':
+            assert read(Run.open(folder)) is None and len(said) == 1 and '\n' not in said[0]
+        else:
+            with pytest.raises(UserError) as told:
+                read(Run.open(folder))
+            assert file in str(told.value) and '\n' not in str(told.value) and len(str(told.value)) < 600
+
+
+class Evil:
+    """What would write a file if it were unpickled."""
+
+    def __init__(self, path):
+        self._path = str(path)
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path(self._path),)
+
+
+@pytest.mark.parametrize('name', ['test_patient_ids', 'test_labels', 'label_names', 'test_linear'])
+def test_arrays_that_do_not_fit_each_other_are_refused_and_nothing_is_unpickled(name, whole, tmp_path):
+    folder = shutil.copytree(whole['classification'], tmp_path / 'run')
+    with np.load(folder / 'predictions.npz') as file:
+        arrays = dict(file)
+    np.savez(folder / 'predictions.npz', **arrays | {name: arrays[name][1:]})
+    with pytest.raises(UserError, match='predictions.npz: '):
+        _ = Run.open(folder).predictions
+    np.savez(folder / 'predictions.npz', **arrays | {name: np.array([Evil(tmp_path / 'done')])})
+    with pytest.raises(UserError, match='predictions.npz: can not be read'):
+        _ = Run.open(folder).predictions
+    assert not (tmp_path / 'done').exists()
+
+
 @pytest.mark.parametrize('task', ['classify', 'segment'])
 def test_a_damaged_run_is_never_in_a_table(task, tmp_path):
     """A finished run that a table takes in has every number that a table asks for."""

@@ -494,7 +494,7 @@ def test_the_table_of_a_segmentation_and_the_dice_below_each_outline(pages):
 
 def test_outlines_lie_where_the_masks_are(monkeypatch):
     sheets = []
-    monkeypatch.setattr(figures, '_jpeg', lambda figure: sheets.append(figure))
+    monkeypatch.setattr(figures, 'jpeg', lambda figure: sheets.append(figure))
     truth, predicted = np.zeros((2, 1, 32, 32, 1), bool)
     truth[0, 4:12, 16:30], predicted[0, 20:32, 0:10] = True, True  # one of them at the edge
     figures.outlines(np.zeros((1, 32, 32), np.uint8), truth, predicted, ['a'], ['lungs'], [['']])

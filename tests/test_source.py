@@ -135,6 +135,7 @@ PLANTED = {
     'a name that begins well': lambda text: text.replace(
         'tensorflow_datasets.', 'tensorflow_datasets_evilmod.'
     ),
+    'a name that goes on': lambda text: text.replace('text_feature.Text"', 'text_feature.Text evilmod.C"'),
     'no JSON': lambda text: text[: len(text) // 2],
     'nested': lambda text: '[' * 100_000,
 }

@@ -26,7 +26,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, r
 import tiny
 from configs import base, classify, mlvicx, segment
 from mlvicx_jax import config as rules
-from mlvicx_jax import train
+from mlvicx_jax import durations, train
 from mlvicx_jax.data import opening
 from mlvicx_jax.evaluation import metrics
 from mlvicx_jax.methods import mlvicx as method_of_mlvicx
@@ -245,7 +245,13 @@ def test_every_field_of_a_config_is_read_somewhere():
         for path in (ROOT / 'mlvicx_jax').rglob('*.py')
         if path.name not in ('config.py', 'workdir.py')
     )
-    unread = {name for name in leaves(base.get_config()) if not re.search(rf'\b{name}\b', code)}
+    units = {
+        field.rpartition('.')[2]
+        for section, name, _ in durations.DURATIONS
+        if len(re.findall(rf"'{section}', '{name}'", code)) > 1  # beside its line in DURATIONS
+        for field in durations.fields(section, name)
+    }
+    unread = {name for name in leaves(base.get_config()) if not re.search(rf'\b{name}\b', code)} - units
     assert not unread
 
 

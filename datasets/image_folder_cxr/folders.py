@@ -15,14 +15,15 @@ from ..names import printable
 from ..records import Record, some
 
 MANY_CLASSES = 50
-_MASKS = {'mask', 'masks', 'Mask', 'Masks', 'segmentation', 'segmentations'}  # folders
+_MASKS = {'mask', 'masks', 'segmentation', 'segmentations'}
 # Folders that hold films rather than a class: dates, numbers, ids, and what exports are sorted into.
 _CONTAINER = re.compile(
-    r'(?:dicom|dcm|study|studies|series|ser|st|se|s|im|img|image|images|png|jpg|jpeg|film|films|xray|xrays|data|'
-    r'dataset|export|pacs|cd|pat|patient|patients|subject|case|scan|scans|exam|p)?[\d._ -]*|[\d.]{12,}|'
+    r'(?:dicom|dcm|study|studies|series|img|image|images|png|jpg|jpeg|film|films|xray|xrays|data|dataset|export|'
+    r'pacs|patient|patients|subject|case|scan|scans|exam)[\d._ -]*|(?:ser|st|se|s|im|cd|pat|p)?[\d._ -]+|'
     r'[0-9a-f-]{16,}',
     re.IGNORECASE,
 )
+_NUMBERED = re.compile(r'\d{1,2}')  # a class, where it is the outermost folder
 
 
 def read_folders(root: pathlib.Path, films: discovery.Films, note: Callable) -> list[tuple[Record, str]]:
@@ -31,7 +32,9 @@ def read_folders(root: pathlib.Path, films: discovery.Films, note: Callable) -> 
     Raises:
         UserError: no film is there, or the folders hold a second split, as a copy of the set inside it does.
     """
-    is_mask = {path: not _MASKS.isdisjoint(path.relative_to(root).parts[:-1]) for path in films.paths}
+    is_mask = {
+        path: not _MASKS.isdisjoint(map(words.plain, path.relative_to(root).parts[:-1])) for path in films.paths
+    }
     paths, masks = ([path for path in films.paths if is_mask[path] == kind] for kind in (False, True))
     if not paths:
         raise UserError(
@@ -48,8 +51,13 @@ def read_folders(root: pathlib.Path, films: discovery.Films, note: Callable) -> 
         split, *folders = [*pathlib.PurePosixPath(name).parts[len(base) : -1]] or ['']
         if words.plain(split) not in SPLITS:
             split, folders = '', [split, *folders]
-        containers.update(folder for folder in folders if folder and _CONTAINER.fullmatch(folder))
-        label = next((folder for folder in folders if folder and not _CONTAINER.fullmatch(folder)), '')
+        classes = [
+            folder
+            for depth, folder in enumerate(folders)
+            if not _CONTAINER.fullmatch(folder) or (depth == 0 and _NUMBERED.fullmatch(folder))
+        ]
+        containers.update({*folders} - {*classes, ''})
+        label = next(filter(None, classes), '')
         patient = identity.of_header(path) or identity.of_folders(name)
         entries.append((Record(name, patient or name, path, (label,) if label else ()), split))
     if containers:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mlvicx_jax.errors import UserError
 
 MISTAKE = 2  # exit code after a mistake of the user, as argparse's own
+STOPPED = 130  # after Ctrl-C, as a shell's
 
 
 def known() -> dict[str, str]:
@@ -53,9 +54,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def end(work: Callable[[], int]) -> int:
-    """The exit code of a command: what `work` returns, or `MISTAKE`, told in one line."""
+    """The exit code of a command: what `work` returns, or `MISTAKE` or `STOPPED`, told in one line."""
     try:
         return work()
     except UserError as error:
         print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
         return MISTAKE
+    except KeyboardInterrupt:
+        print('stopped by Ctrl-C', file=sys.stderr)
+        return STOPPED

@@ -8,19 +8,21 @@ of evaluation. Columns: path, then the probability of each label (or with --embe
 features e0, e1, ...), then error: the reason where an image can not be read, whose numbers are empty.
 A label of which training showed one class alone has no probability: its column is empty.
 
+With --out, rows are kept as they come, in <out>.<hash>.partial: stopped at any moment, the same
+command goes on behind the last of them, and ends in the same table.
+
 Exit code: 0, or 1 where an image could not be read (the others are scored), or 2 for a mistake that
 leaves nothing scored (no CSV is written).
 """
 
 import argparse
-import contextlib
-import csv
 import functools
+import hashlib
 import itertools
+import json
 import os
-import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -28,12 +30,14 @@ import tqdm
 from absl import logging
 
 from mlvicx_jax import compilation
+from mlvicx_jax.commands import _kept_table
 from mlvicx_jax.commands._line import Parser, end
 from mlvicx_jax.data import augment
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.models import readout
 from mlvicx_jax.models.precision import wide
 from mlvicx_jax.run.record import Run, Trained
+from mlvicx_jax.weights import tensors
 from mlvicx_jax_datasets import dicom, discovery, radiograph
 from mlvicx_jax_datasets.progress import progress
 
@@ -62,6 +66,8 @@ def _run(args: argparse.Namespace) -> int:
 def predict(workdir, images: list, out=None, embeddings: str | None = None, batch_size: int = 64) -> int:
     """Writes the CSV to `out`, or prints it; returns how many images could not be read.
 
+    Rows are on disk as they come: the same call goes on with a table that was stopped.
+
     Memory does not grow with the number of images, and all batches are of one compiled shape.
 
     Args:
@@ -77,27 +83,41 @@ def predict(workdir, images: list, out=None, embeddings: str | None = None, batc
     loaded = Run.open(workdir).network()
     columns, score = scorer(loaded, embeddings)
     silent = np.isin(columns, loaded.run.labels_without_score)
-    read = functools.partial(_read, size=loaded.config.data.stored_size)
-    bad = 0
-    with _table(out) as table:
-        table.writerow(['path', *columns, 'error'])
-        names = map(discovery.printable, paths)
-        rows = zip(names, radiograph.parallel_map(read, paths, os.cpu_count() or 1))
+    stored = loaded.config.data.stored_size
+    names = list(map(discovery.printable, paths))
+    with _kept_table.opened(
+        out, ['path', *columns, 'error'], paths, names, _made_by(loaded, columns, embeddings)
+    ) as table:
+        bad, begun = sum(bool(row[-1]) for row in table.kept), len(table.kept)
+        if begun:
+            print(f'{begun} of {len(paths)} images were scored by an earlier start', file=sys.stderr)
+        films = radiograph.parallel_map(
+            functools.partial(_read, size=stored), paths[begun:], os.cpu_count() or 1
+        )
+        rows = zip(names[begun:], films)
         if out is not None:
-            rows = progress(rows, len(paths), 'predict')
+            rows = progress(rows, len(paths) - begun, 'predict')
         while batch := list(itertools.islice(rows, batch_size)):
-            numbers = iter(_scores(score, batch, batch_size, loaded.config.data.stored_size))
-            for path, image in batch:
+            numbers = iter(_scores(score, batch, batch_size, stored))
+            found = []
+            for name, image in batch:
                 if isinstance(image, str):
                     bad += 1
                     tqdm.tqdm.write(f'not scored: {image}', file=sys.stderr)
-                    table.writerow([path, *[''] * len(columns), image])
+                    found.append([name, *[''] * len(columns), image])
                 else:
                     shown = ['' if mute else str(number) for mute, number in zip(silent, next(numbers))]
-                    table.writerow([path, *shown, ''])
+                    found.append([name, *shown, ''])
+            table.write(found)
     if bad:
         print(f'{bad} of {len(paths)} images could not be read; see the column error', file=sys.stderr)
     return bad
+
+
+def _made_by(loaded: Trained, columns: list[str], embeddings: str | None) -> str:
+    """Eight letters that change with the network, with what is asked of it and with the films' sizes."""
+    made_of = [tensors.digest(loaded.variables), columns, embeddings, loaded.config.data.to_json_best_effort()]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]
 
 
 def find_images(arguments: list) -> list[str]:
@@ -160,26 +180,3 @@ def _read(path: str, size: int) -> np.ndarray | str:
         raise
     except UserError as error:
         return ' '.join(str(error).split())
-
-
-@contextlib.contextmanager
-def _table(out) -> Iterator:
-    """A CSV writer to a file that appears when it is whole, or to the terminal."""
-    if out is None:
-        try:
-            yield csv.writer(sys.stdout, lineterminator='\n')
-            sys.stdout.flush()
-        except BrokenPipeError:  # whoever read it has enough, such as head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    out = pathlib.Path(out)
-    partial = out.with_name(out.name + '.partial')
-    try:
-        with partial.open('w', newline='') as file:
-            yield csv.writer(file, lineterminator='\n')
-        os.replace(partial, out)
-    except OSError as error:
-        raise UserError(f'{out}: can not be written ({error.strerror}); give another --out') from error
-    finally:
-        with contextlib.suppress(OSError):  # it has moved, or could not be made
-            partial.unlink()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from mlvicx_jax import lock
 from mlvicx_jax.errors import UserError
 
+WAIT = 10.0  # seconds: the runs of a killed grid take a moment to die
+
 
 @contextlib.contextmanager
 def hold(workdir: pathlib.Path) -> Iterator[int]:
@@ -17,7 +19,7 @@ def hold(workdir: pathlib.Path) -> Iterator[int]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = lock.take(workdir / 'grid.lock', wait=10)  # runs of a killed grid take a moment to die
+        file = lock.take(workdir / 'grid.lock', wait=WAIT)
     except OSError as error:
         raise UserError(
             f'--workdir={workdir} can not be used ({error.strerror}); give one that you may write to'
