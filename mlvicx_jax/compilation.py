@@ -26,9 +26,6 @@ def keep_programs() -> None:
     those used last. It may be deleted at any time. Who has no home, as in some containers, keeps
     nothing.
     """
-    # On CPUs XLA reports two of its own tuning flags as missing processor features, a page for each
-    # program that is found again. What goes wrong is raised in Python all the same.
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         try:
             home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path('~/.cache').expanduser()
