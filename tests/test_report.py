@@ -77,6 +77,8 @@ def pretraining(folder):
                 'probe/auroc_init': 0.511,
                 'knn/auroc_init': 0.512,
                 'probe/auroc_init_uncalibrated': 0.613,
+                'probe/auroc_pixels': 0.605,
+                'knn/auroc_pixels': 0.606,
                 'knn/auroc_init_uncalibrated': 0.614,
             },
             *(
@@ -108,6 +110,12 @@ def pretraining(folder):
             'probe/auroc_init': 0.511,
             'knn/auroc_init': 0.512,
             'probe/auroc_init_uncalibrated': 0.613,
+            'probe/auroc_pixels': 0.605,
+            'knn/auroc_pixels': 0.606,
+            'line_to_beat': 'initial, uncalibrated',
+            'probe/gain': 0.102,
+            'probe/gain_low': 0.087,
+            'probe/gain_high': 0.117,
             'knn/auroc_init_uncalibrated': 0.614,
             'probe/auroc/Nodule': 0.717,
             'probe/auroc/Hernia': None,
@@ -450,8 +458,10 @@ def test_what_was_run_is_what_a_citation_needs(pages):
 def test_a_pretraining_shows_its_probes_beside_the_initial_encoder_and_its_curves(pages):
     _, found = pages['pretraining']
     table = found.table('trained', 'initial, calibrated')
-    assert list(table['linear probe'].values())[1:] == ['0.715', '0.511', '0.613']
-    assert list(table['kNN'].values())[1:] == ['0.616', '0.512', '0.614']
+    assert list(table['linear probe'].values())[1:] == ['0.715', '0.511', '0.613', '0.605']
+    lead = 'the line to beat, initial, uncalibrated: 0.613; gain over it 0.102 [0.087, 0.117]'
+    assert lead in ' '.join(re.sub('<[^>]+>', '', found.html).replace('&nbsp;', ' ').split())
+    assert list(table['kNN'].values())[1:] == ['0.616', '0.512', '0.614', '0.606']
     assert found.table('finding', 'AUROC')['Hernia']['AUROC'] == 'n/a'
     alt = found.images[0]['alt']
     for said in (

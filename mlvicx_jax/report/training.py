@@ -1,12 +1,11 @@
 """The curves of a training: loss between its levels, diagnostics, probes, validation."""
 
+from mlvicx_jax.evaluation import baselines
 from mlvicx_jax.report import figures
 from mlvicx_jax.report.content import NotRun, Picture, Section
 from mlvicx_jax.run.record import Run
 
 _LEVELS = {'share_nothing': 'views that share nothing', 'floor': 'floor'}
-# What follows `probe/auroc` and the like for the encoder before training.
-_INITIAL = {'_init': 'initial, calibrated', '_init_uncalibrated': 'initial, uncalibrated'}
 
 
 def curves(run: Run) -> Section | NotRun:
@@ -70,12 +69,12 @@ def _validation(run: Run) -> list[dict]:
 
 
 def _probe(run: Run, key: str, title: str) -> dict:
-    initial = {name: run.curve(f'{key}/auroc{suffix}')[1] for suffix, name in _INITIAL.items()}
+    found = {name: run.curve(f'{key}/auroc{ending}')[1] for name, ending in baselines.ENDINGS.items()}
     return _panel(
         title,
         'mean AUROC',
         {'trained': run.curve(f'{key}/auroc')},
-        {name: values[0] for name, values in initial.items() if values},
+        {name: values[0] for name, values in found.items() if values},
     )
 
 

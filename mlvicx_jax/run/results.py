@@ -44,7 +44,14 @@ _Readings = TypedDict(
         'label_names': NotRequired[list[str]],
         'eval/split': NotRequired[str],
         'data/eval_hash': NotRequired[str],
+        'eval/readout': NotRequired[str],
+        'line_to_beat': NotRequired[str],  # the baseline with the best probe
+        'probe/gain': NotRequired[Number],  # over it, with its interval over patients
+        'probe/gain_low': NotRequired[Number],
+        'probe/gain_high': NotRequired[Number],
         'probe/auroc': NotRequired[Number],
+        'probe/auroc_pixels': NotRequired[Number],
+        'knn/auroc_pixels': NotRequired[Number],
         'probe/auroc_init': NotRequired[Number],
         'probe/auroc_init_uncalibrated': NotRequired[Number],
         'knn/auroc': NotRequired[Number],
