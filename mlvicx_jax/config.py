@@ -82,9 +82,9 @@ def _add_options(recipe, argv: Sequence[str]) -> None:
             recipe.data.options = ConfigDict()
         for option in re.findall(r'^--?(?:no)?config\.data\.options\.(\w+)', text, re.MULTILINE):
             if option not in recipe.data.options:
-                from mlvicx_jax.data import prepare  # TFDS takes seconds to import, most commands need none
+                from mlvicx_jax.data import options  # TFDS takes seconds to import, most commands need none
 
-                recipe.data.options[option] = prepare.option_default(name, option)
+                recipe.data.options[option] = options.option_default(name, option)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -170,6 +170,6 @@ def check(config) -> None:
     ):
         if contradicts:
             raise UserError(what)
-    from mlvicx_jax.data import prepare  # as above
+    from mlvicx_jax.data import options  # as above
 
-    prepare.check_options(config.data.name, {'size': config.data.stored_size, **config.data.options})
+    options.check_options(config.data.name, {'size': config.data.stored_size, **config.data.options})

@@ -36,46 +36,14 @@ def make_train_step(
     gradient cache of Gao et al., arXiv:2101.06983, here by `jax.checkpoint`). What changes:
     BatchNorm has the statistics of a part, and its running ones move k times a step.
     """
-
-    def shard_forward(params, batch_stats, method_state, key, batch):
-        # Varying from here on: the gradient is summed over the devices once, not at every use.
-        params = lax.pcast(params, AXIS, to='varying')
-        # Row i of the global batch has key i, on one device and on eight: the same views. The numbers
-        # behind the last row make the key that all of a part shares.
-        count = len(batch['image'])
-        fold = jax.vmap(functools.partial(jax.random.fold_in, key))
-        keys = fold(rows.own(count))
-        shared = fold(count * lax.axis_size(AXIS) + jnp.arange(accumulation))
-
-        def forward(carried, part):
-            batch_stats, method_state = carried
-            keys, batch, shared = part
-            out, *carried = method.forward(
-                {'params': params, 'batch_stats': batch_stats}, method_state, method.views(keys, batch), shared
-            )
-            return tuple(carried), out
-
-        carried, whole = (batch_stats, method_state), (keys, batch)
-        if accumulation == 1:
-            carried, out = forward(carried, (*whole, shared[0]))
-        else:
-            parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), whole)
-            carried, out = lax.scan(jax.checkpoint(forward), carried, (*parts, shared))
-            out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
-        refuse_varying(carried)
-        return out, tuple(carried)
-
-    rows_of_batch = P(AXIS)
-    forward_all = jax.shard_map(
-        shard_forward, mesh=mesh, in_specs=(P(), P(), P(), P(), rows_of_batch), out_specs=(rows_of_batch, P())
-    )
+    forward_all = _over_devices(method, mesh, accumulation)
 
     def loss_fn(params, batch_stats, method_state, key, batch):
         out, (batch_stats, method_state) = forward_all(params, batch_stats, method_state, key, batch)
         loss, terms = method.loss(out, method_state)
         return loss, (terms, out, batch_stats, method_state)
 
-    everywhere, divided = NamedSharding(mesh, P()), NamedSharding(mesh, rows_of_batch)
+    everywhere, divided = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
 
     # Without `out_shardings` the partitioner may leave a queue or a metric divided over the devices.
     @functools.partial(jax.jit, donate_argnums=1, out_shardings=(everywhere, everywhere, divided))
@@ -105,6 +73,49 @@ def make_train_step(
 
     # An argument, not a constant of the program: all seeds share one compilation.
     return functools.partial(train_step, jax.random.key(seed))
+
+
+def _over_devices(method, mesh, accumulation: int) -> Callable:
+    """(params, batch_stats, method_state, key, batch) -> (out, (batch_stats, method_state)).
+
+    Views and forward of each device's rows, in `accumulation` parts.
+    """
+
+    def shard_forward(params, batch_stats, method_state, key, batch):
+        # Varying from here on: the gradient is summed over the devices once, not at every use.
+        params = lax.pcast(params, AXIS, to='varying')
+        # Row i of the global batch has key i, on one device and on eight: the same views. The numbers
+        # behind the last row make the key that all of a part shares.
+        count = len(batch['image'])
+        fold = jax.vmap(functools.partial(jax.random.fold_in, key))
+        keys = fold(rows.own(count))
+        shared = fold(count * lax.axis_size(AXIS) + jnp.arange(accumulation))
+
+        def forward(carried, part):
+            batch_stats, method_state = carried
+            keys, batch, shared = part
+            out, *carried = method.forward(
+                {'params': params, 'batch_stats': batch_stats}, method_state, method.views(keys, batch), shared
+            )
+            return tuple(carried), out
+
+        carried, whole = (batch_stats, method_state), (keys, batch)
+        if accumulation == 1:
+            carried, out = forward(carried, (*whole, shared[0]))
+        else:
+            parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), whole)
+            carried, out = lax.scan(jax.checkpoint(forward), carried, (*parts, shared))
+            out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+        refuse_varying(carried)
+        return out, tuple(carried)
+
+    everywhere, divided = P(), P(AXIS)
+    return jax.shard_map(
+        shard_forward,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, everywhere, everywhere, divided),
+        out_specs=(divided, everywhere),
+    )
 
 
 def refuse_varying(tree) -> None:

@@ -7,7 +7,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import metrics
+from mlvicx_jax.evaluation import masks, metrics
 from mlvicx_jax.evaluation.metrics import auprc, auroc, calibration_error, mean_auroc
 
 pytestmark = pytest.mark.filterwarnings('error')
@@ -195,10 +195,7 @@ def test_dice_and_iou_equal_scikit_learn_on_pixels(structures):
     rng = np.random.default_rng(7)
     truth, predicted = rng.random((2, 6, 9, 7, *structures)) < 0.3
     truth[0] = predicted[0] = truth[1] = predicted[2] = False
-    for metric, oracle in (
-        (metrics.dice, sklearn_metrics.f1_score),
-        (metrics.iou, sklearn_metrics.jaccard_score),
-    ):
+    for metric, oracle in ((masks.dice, sklearn_metrics.f1_score), (masks.iou, sklearn_metrics.jaccard_score)):
         found = metric(truth, predicted)
         assert found.shape == (6, *structures)
         assert (found[0] == 1).all() and (found[1:3] == 0).all()
@@ -211,10 +208,10 @@ def test_dice_and_iou_equal_scikit_learn_on_pixels(structures):
 def test_mask_means_over_positives_and_over_all():
     values = np.array([[1.0, 0.4, 1.0], [0.0, 0.5, 1.0], [0.6, 0.9, 1.0], [1.0, 0.2, 0.0]])
     positive = np.array([[0, 1, 0], [0, 1, 0], [1, 1, 0], [1, 1, 0]])
-    of_positives, of_all = metrics.mask_means(values, positive)
+    of_positives, of_all = masks.mask_means(values, positive)
     np.testing.assert_allclose(of_positives, [0.8, 0.5, np.nan])
     np.testing.assert_allclose(of_all, [0.65, 0.5, 0.75])
-    assert metrics.mask_means(values[:, 0], positive[:, 0]) == pytest.approx((0.8, 0.65))
+    assert masks.mask_means(values[:, 0], positive[:, 0]) == pytest.approx((0.8, 0.65))
 
 
 @pytest.mark.parametrize(
@@ -255,6 +252,6 @@ def test_log_odds_are_no_probabilities():
     ],
 )
 def test_bad_masks_say_what_was_found(truth, predicted, message):
-    for metric in (metrics.dice, metrics.iou):
+    for metric in (masks.dice, masks.iou):
         with pytest.raises(UserError, match=message):
             metric(truth, predicted)

@@ -20,7 +20,8 @@ from mlvicx_jax import state as states
 from mlvicx_jax.data import augment, fractions, pipeline
 from mlvicx_jax.data.source import open_dataset, open_folder
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import intervals, metrics
+from mlvicx_jax.evaluation import intervals
+from mlvicx_jax.evaluation.masks import dice
 from mlvicx_jax.models.norm import AXIS
 from mlvicx_jax.step import make_train_step
 from mlvicx_jax.tasks import segment as segmentation
@@ -435,7 +436,7 @@ def test_samples_are_images_with_their_masks(evaluated, data):
         np.testing.assert_array_equal(saved['sample_images'][i], example['image'][..., 0])
         np.testing.assert_array_equal(saved['sample_truth'][i], example['target'] > 0)
         np.testing.assert_allclose(
-            metrics.dice(saved['sample_truth'][i][None], saved['sample_predicted'][i][None])[0],
+            dice(saved['sample_truth'][i][None], saved['sample_predicted'][i][None])[0],
             saved['test_dice'][position],
             atol=2e-3,
         )

@@ -159,7 +159,7 @@ def test_labels_of_few_test_patients_are_named_below_the_table(tmp_path):
         for run in runs.values():
             of = run.results['test']
             (of['linear'] if task == 'classify' else of[run.labels[0]]).update(few)
-        said = tables.markdown(fill(cells, runs)[table])
+        said = formats.markdown(fill(cells, runs)[table])
         name = 'Edema: 4 positive patients' if task == 'classify' else f'{runs[cells[0]].labels[0]}: 4 patients'
         assert f'Of few test patients: films, {name}.' in said
 

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from . import detector
-from .anatomy import MU_BONE, MU_LEAD, MU_LUNG, MU_SOFT, Chest, Patient, Pose
+from .anatomy import MU_BONE, MU_LEAD, MU_LUNG, MU_SOFT, Chest
 from .findings import ACUTE, FINDINGS, LABELS, SMALLEST_MM2, Lesions, draw_findings, shape_of
 from .geometry import NATIVE, Canvas, band, ellipse
+from .subject import Patient, Pose
 
 _PERSON, _ILLNESS, _TREE, _LESION, _IMAGE = range(5)  # what a stream is for
 

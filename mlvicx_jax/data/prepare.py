@@ -4,27 +4,21 @@ A killed run leaves nothing that passes for a prepared set; the same command sta
 """
 
 import contextlib
-import dataclasses
 import errno
-import importlib
 import io
 import json
 import os
 import pathlib
 import pickle
-import pkgutil
-import re
 import shutil
-import types
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
-import mlvicx_jax_datasets
 from mlvicx_jax import checkout, lock
+from mlvicx_jax.data.options import check_options, find, with_title
 from mlvicx_jax.errors import UserError
 
 REPORT = 'prepare_report.json'
@@ -84,7 +78,7 @@ def prepare(
     """
     data_dir = pathlib.Path(data_dir).expanduser().absolute()
     checkout.refuse_mixture()
-    options = _with_title(name, options or {}, manual_dir)
+    options = with_title(name, options or {}, manual_dir)
     builder = _builder(name, data_dir, options)
     if _is_whole(builder):
         _check_origin(builder, manual_dir)
@@ -148,62 +142,8 @@ def _make(
     os.rename(aside, place)
 
 
-def _with_title(name: str, options: Mapping[str, Any], manual_dir: str | os.PathLike | None) -> dict[str, Any]:
-    """The options, and for a folder of the user's own without a title the folder's name as the title."""
-    if name != 'image_folder_cxr' or options.get('title'):
-        return dict(options)
-    if not manual_dir:
-        raise UserError(
-            f'{name}: neither option title nor manual_dir is given; give one, to say which set is meant'
-        )
-    folder = unicodedata.normalize('NFKD', pathlib.Path(manual_dir).expanduser().absolute().name)
-    folder = folder.encode('ascii', 'ignore').decode()
-    return {**options, 'title': re.sub(r'[^A-Za-z0-9]+', '_', folder).strip('_') or 'films'}
-
-
-def option_default(name: str, option: str) -> Any:
-    """The value of an option of a set's builder that is not given; its type is the option's.
-
-    Raises:
-        UserError: there is no such data set, or it has no such option.
-    """
-    return _defaults(_module(name).Config, name, [option])[option]
-
-
-def check_options(name: str, options: Mapping[str, Any]):
-    """The `Config` that a set's builder makes of options.
-
-    Raises:
-        UserError: there is no such data set or option, or a value that it does not take.
-    """
-    config_class = _module(name).Config
-    for key, default in _defaults(config_class, name, options).items():
-        value, kind = options[key], type(default)
-        if type(value) is not kind and (kind, type(value)) != (float, int):
-            raise UserError(f'{name}: option {key} is {value!r}, expected {kind.__name__}')
-    return config_class(**options)
-
-
-def _module(name: str) -> types.ModuleType:
-    available = [m.name for m in pkgutil.iter_modules(mlvicx_jax_datasets.__path__) if m.ispkg]
-    if name not in available:
-        raise UserError(f'dataset {name!r} does not exist; available: {", ".join(available)}')
-    return importlib.import_module(f'mlvicx_jax_datasets.{name}.{name}_dataset_builder')
-
-
-def _defaults(config_class: type, name: str, options: Iterable[str]) -> dict[str, Any]:
-    """The defaults of the fields `options` that a set's Config adds to TFDS's."""
-    general = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
-    known = {field.name: field.default for field in dataclasses.fields(config_class)}
-    known = {field: default for field, default in known.items() if field not in general}
-    for option in options:
-        if option not in known:
-            raise UserError(f'{name} has no option {option!r}; available: {", ".join(known)}')
-    return {option: known[option] for option in options}
-
-
 def _builder(name: str, data_dir: pathlib.Path, options: Mapping[str, Any]):
-    module, config = _module(name), check_options(name, options)
+    module, config = find(name), check_options(name, options)
     config = module.Builder.builder_configs.get(config.name, config)  # TFDS wants its own object
     with _readable_errors(data_dir):
         builder = module.Builder(data_dir=data_dir, config=config, file_format='array_record')

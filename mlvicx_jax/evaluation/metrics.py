@@ -1,6 +1,6 @@
-"""What a table shows of scores and masks: the field's metrics, not available where undefined.
+"""What a table shows of scores: the field's metrics, not available where undefined.
 
-One rule for the classification metrics: a label with one class in the images that are judged, or
+One rule for all: a label with one class in the images that are judged, or
 without scores, is NaN in every one of them, so that their means are over the same labels. It is
 never 0 or 0.5, which would be read as a result; `not_available` names it for the report.
 """
@@ -197,7 +197,7 @@ def mean_auroc(per_class: np.ndarray) -> tuple[float, int]:
         (mean, number of classes in it); (NaN, 0) when no class is defined.
     """
     available = np.sum(~np.isnan(per_class))
-    return float(_mean_of_available(per_class)), int(available)
+    return float(mean_of_available(per_class)), int(available)
 
 
 def mean_members(names: Sequence[str]) -> dict[str, list[int]]:
@@ -222,45 +222,13 @@ def not_available(values: np.ndarray, names: Sequence[str]) -> list[str]:
     return [name for name, value in zip(names, values, strict=True) if np.isnan(value)]
 
 
-def dice(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Dice of each mask, 2 |A and B| / (|A| + |B|); 1 where both are empty.
-
-    Args:
-        truth: [n, h, w] or [n, h, w, k], bool or 0 and 1.
-        predicted: the same, already cut at a threshold.
-
-    Returns:
-        float64 [n] or [n, k]. Of images, not of all pixels together: concatenate batches, then
-        take `mask_means`.
-
-    Raises:
-        UserError: shapes differ, or a mask holds other than 0 and 1.
-    """
-    both, a, b = _pixels(truth, predicted)
-    return np.where(a + b, 2 * both / np.maximum(a + b, 1), 1.0)
-
-
-def iou(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Intersection over union of each mask; 1 where both are empty. Otherwise as `dice`."""
-    both, a, b = _pixels(truth, predicted)
-    return np.where(a + b, both / np.maximum(a + b - both, 1), 1.0)
-
-
-def mask_means(values: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of `dice` or `iou` over the images with a mask, and over all images.
-
-    They differ by far: where 78 % of the images have no pneumothorax, an empty answer to every
-    image has 0 over the positives and 0.78 over all. Published figures are of both kinds.
-
-    Args:
-        values: [n] or [n, k].
-        truth: [n] or [n, k], whether the true mask has a pixel.
-
-    Returns:
-        (positives, all), each float64 scalar or [k]; NaN where there is no such image.
-    """
-    values = np.asarray(values, np.float64).T
-    return (_mean_of_available(np.where(np.asarray(truth, bool).T, values, np.nan)), _mean_of_available(values))
+def mean_of_available(values) -> np.ndarray:
+    """Mean over the last axis without its NaN; NaN where that leaves nothing."""
+    values = np.asarray(values, np.float64)
+    there = ~np.isnan(values)
+    count = there.sum(-1)
+    mean = np.where(there, values, 0).sum(-1) / np.maximum(count, 1)
+    return np.where(count, mean, np.nan)[()]  # of one row a float, not an array of no axes
 
 
 def _per_class(metric: Callable, labels, scores, name) -> np.ndarray:
@@ -277,31 +245,3 @@ def _best_threshold(label, score, quality: Callable) -> float:
     fpr, tpr, thresholds = roc_curve(label, score, drop_intermediate=False)  # the first: infinity
     p, n = np.sum(label == 1), np.sum(label == 0)
     return thresholds[np.argmax(quality(tpr * p, fpr * n, p, n))]
-
-
-def _mean_of_available(values) -> np.ndarray:
-    """Mean over the last axis without its NaN; NaN where that leaves nothing."""
-    values = np.asarray(values, np.float64)
-    there = ~np.isnan(values)
-    count = there.sum(-1)
-    mean = np.where(there, values, 0).sum(-1) / np.maximum(count, 1)
-    return np.where(count, mean, np.nan)[()]  # of one row a float, not an array of no axes
-
-
-def _pixels(truth, predicted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels of each mask in both, in truth and in prediction, [n] or [n, k]."""
-    truth, predicted = np.asarray(truth), np.asarray(predicted)
-    if truth.shape != predicted.shape or truth.ndim not in (3, 4):
-        raise UserError(
-            f'masks: the true ones have shape {truth.shape}, the predicted ones '
-            f'{predicted.shape}; expected the same [images, height, width] or '
-            '[images, height, width, structures]'
-        )
-    for name, mask in (('true', truth), ('predicted', predicted)):
-        if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-            raise UserError(
-                f'masks: the {name} ones go from {mask.min():g} to {mask.max():g}; '
-                'expected 0 and 1: cut probabilities at a threshold first'
-            )
-    truth, predicted = truth.astype(bool), predicted.astype(bool)
-    return tuple(np.count_nonzero(mask, axis=(1, 2)) for mask in (truth & predicted, truth, predicted))

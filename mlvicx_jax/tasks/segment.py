@@ -13,14 +13,15 @@ import numpy as np
 
 from mlvicx_jax.data import pipeline
 from mlvicx_jax.errors import UserError
-from mlvicx_jax.evaluation import frozen, intervals, metrics
+from mlvicx_jax.evaluation import frozen, intervals
+from mlvicx_jax.evaluation.masks import dice, iou, mask_means
 from mlvicx_jax.files import write_arrays
 from mlvicx_jax.tasks.shared.base import Downstream
 from mlvicx_jax.terminal import say
 
 THRESHOLD = 0.5
 SAMPLES = 8  # images whose masks are kept, to be looked at
-METRICS = {'dice': metrics.dice, 'iou': metrics.iou}
+METRICS = {'dice': dice, 'iou': iou}
 
 
 @functools.partial(jax.jit, static_argnames='size')
@@ -77,7 +78,7 @@ class Task(Downstream):
         """Validation Dice of each structure, over the images that show it and over all."""
         split = self._data.splits['validation']
         values, has = self.judge(state, split)
-        positives, everyone = metrics.mask_means(values['dice'], has)
+        positives, everyone = mask_means(values['dice'], has)
         numbers = {'validation/dice': np.nanmean(positives), 'validation/dice_all': everyone.mean()}
         for name, shown, every in zip(self._names, positives, everyone):
             numbers |= {f'validation/dice/{name}': shown, f'validation/dice_all/{name}': every}
