@@ -119,13 +119,6 @@ def train(config, method, official, views, steps, total_steps, given_state=None,
     `views` maps a step to its arrays; `given_state` the method's initial state, and `rearrange` the
     weights, to others.
     """
-    record = optax.GradientTransformation(
-        lambda params: jax.tree.map(jnp.zeros_like, params), lambda gradient, _, __: (gradient, gradient)
-    )
-    batch = len(views(0)['first'])
-    optimizer = optax.chain(record, optim.create(config.optim, batch, 1, total_steps))
-    mesh = jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-    train_step = make_train_step(method, optimizer, mesh, 0, total_steps)
     shapes = jax.eval_shape(method.init_network, jax.random.key(0))
     variables = rearrange(official_weights(shapes, official))
     method_state = jax.jit(method.init_state)(jax.random.key(0), variables)
@@ -136,6 +129,23 @@ def train(config, method, official, views, steps, total_steps, given_state=None,
         method_state['target'] = official_weights(method_state['target'], official, 'target.')
     if given_state:
         method_state = given_state(method_state)
+    return _train(config, method, variables, method_state, views, steps, total_steps)
+
+
+def train_own(config, method, views, steps):
+    """`steps` of 100 steps, an epoch each, on the arrays `views`, from the method's own initial weights."""
+    variables, method_state = jax.jit(method.init)(jax.random.key(0))
+    return _train(config, method, variables, method_state, lambda step: views, steps, 100)
+
+
+def _train(config, method, variables, method_state, views, steps, total_steps):
+    record = optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params), lambda gradient, _, __: (gradient, gradient)
+    )
+    batch = len(views(0)['first'])
+    optimizer = optax.chain(record, optim.create(config.optim, batch, 1, total_steps))
+    mesh = jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    train_step = make_train_step(method, optimizer, mesh, 0, total_steps)
     state = TrainState(
         np.int32(0),
         np.int32(0),

@@ -176,6 +176,13 @@ def test_a_view_depends_on_its_own_key_and_image_alone():
     assert np.abs(whole - other).mean((1, 2, 3)).min() > 0.01
 
 
+def test_the_views_of_an_image_are_drawn_independently():
+    """Of one recipe twice: the same draws would be the same view."""
+    recipes = dict.fromkeys(('first', 'second'), EVERYTHING)
+    drawn = jax.jit(lambda: augment.views(keys(), pictures(), 48, recipes))()
+    assert np.abs(drawn['first'] - drawn['second']).mean((1, 2, 3)).min() > 0.01
+
+
 def test_standardise_is_imagenets():
     grey = jnp.array([0, 0.485, 1]).reshape(1, 1, 3, 1)
     out = augment.standardise(grey, jnp.bfloat16)

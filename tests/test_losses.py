@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlvicx_jax.methods import mlvicx
 from mlvicx_jax.methods.shared import vicreg_loss as losses
 
 SHAPES = {'batch < width': (12, 40), 'batch > width': (40, 12), 'equal': (16, 16)}
@@ -55,6 +56,18 @@ def test_terms_and_total_follow_the_equations(pair, inv_reduce, var_reduce):
         np.testing.assert_allclose(terms[name], value, rtol=1e-5, err_msg=name)
     weighted = 20 * expected['invariance'] + 30 * expected['variance'] + 2 * expected['covariance']
     np.testing.assert_allclose(total, weighted, rtol=1e-5)
+
+
+def test_mlvicx_adds_its_heads_by_their_weights(pair):
+    method = mlvicx.Method(encoder=None, recipes={}, image_size=8, multi_level_weight=0.5)
+    z1, z2 = pair
+    total, terms = method.loss(
+        {'global_1': z1, 'global_2': z2, 'multi_level_1': z2[::-1], 'multi_level_2': z1}, {}
+    )
+    of_global, of_levels = method.criterion(z1, z2)[0], method.criterion(z2[::-1], z1)[0]
+    assert abs(of_global - of_levels) > 1
+    np.testing.assert_allclose(total, of_global + 0.5 * of_levels, rtol=1e-6)
+    np.testing.assert_allclose(terms['multi_level/loss'], of_levels, rtol=1e-6)
 
 
 def test_gram_form_is_the_covariance_form_with_its_gradient(pair):

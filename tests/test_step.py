@@ -166,6 +166,22 @@ class Covariance:
         return {'queue': out['z_1']}
 
 
+def test_each_step_draws_anew_by_its_number_and_the_seed():
+    mesh, optimizer = mesh_of(1), optax.sgd(0.0)
+    batch = parallel.to_global({'image': np.zeros((16, 12), np.float32)}, mesh)
+
+    def drawn(seed, number):
+        state = states.create(Covariance, optimizer, 0, parallel.replicated(mesh))
+        state = state.replace(step=jax.device_put(jnp.int32(number), parallel.replicated(mesh)))
+        _, _, out = make_train_step(Covariance, optimizer, mesh, seed, 10)(state, batch)
+        return np.asarray(out['z_1'])
+
+    found = [drawn(0, 0), drawn(0, 1), drawn(1, 0)]
+    for one, other in itertools.combinations(found, 2):
+        assert np.abs(one - other).max(1).min() > 0.01
+    np.testing.assert_array_equal(drawn(0, 1), found[1])
+
+
 @pytest.mark.parametrize('devices,parts', [(1, 2), (1, 4), (2, 4), (4, 2)])
 def test_accumulation_has_the_loss_and_gradient_of_the_whole_batch(devices, parts):
     image = np.random.default_rng(0).normal(size=(16, 12)).astype(np.float32)

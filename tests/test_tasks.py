@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mlvicx_jax.data import opening, resident
 from mlvicx_jax.errors import UserError
 from mlvicx_jax.run import guard
 from mlvicx_jax.run.goodput import Goodput
-from mlvicx_jax.tasks import linear
+from mlvicx_jax.tasks import classify, linear
 
 OFF = {
     'eval_every_steps': 0,
@@ -226,6 +227,21 @@ def test_frozen_heads_have_no_score_for_a_label_they_never_saw():
     for of_split in scores.values():
         for head, found in of_split.items():
             assert np.isnan(found[:, 1]).all() and not np.isnan(found[:, (0, 2)]).any(), head
+
+
+def test_a_fine_tuned_network_has_no_score_for_a_label_it_never_saw(monkeypatch):
+    labels = np.random.default_rng(0).integers(0, 2, (40, 3))
+    known = types.SimpleNamespace(labels=labels)
+    task = object.__new__(classify.Task)
+    task._config, task._mesh, task._method = recipe('finetune', ''), None, types.SimpleNamespace(network=None)
+    task._data = types.SimpleNamespace(
+        splits={'train': types.SimpleNamespace(labels=labels * [1, 0, 1]), 'validation': known, 'test': known}
+    )
+    monkeypatch.setattr(classify.frozen, 'extract', lambda *_: np.zeros((40, 3)))
+    for split in ('validation', 'test'):
+        scores = task._probabilities(types.SimpleNamespace(params={}, batch_stats={}), split)
+        assert np.isnan(scores).all(0).tolist() == [False, True, False]
+        assert (scores[:, (0, 2)] == 0.5).all()
 
 
 def test_features_are_found_by_the_content_of_the_set_not_by_its_place(data_dir, monkeypatch):
