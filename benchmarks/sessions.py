@@ -21,17 +21,22 @@ class Session:
         command: its words.
         log: file that takes what it says.
         compiled: folder of compiled programs, shared by all starts.
+        environment: further variables.
     """
 
-    def __init__(self, command: Sequence[str], log: pathlib.Path, compiled: pathlib.Path):
+    def __init__(self, command: Sequence[str], log: pathlib.Path, compiled: pathlib.Path, **environment: str):
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log, self._mark = log, uuid.uuid4().hex
-        environment = os.environ | {
-            'JAX_COMPILATION_CACHE_DIR': str(compiled),
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-            'PYTHONUNBUFFERED': '1',
-            MARK: self._mark,
-        }
+        environment = (
+            os.environ
+            | environment
+            | {
+                'JAX_COMPILATION_CACHE_DIR': str(compiled),
+                'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+                'PYTHONUNBUFFERED': '1',
+                MARK: self._mark,
+            }
+        )
         self.began = time.monotonic()
         with log.open('w') as file:
             self.process = subprocess.Popen(
