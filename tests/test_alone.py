@@ -63,6 +63,7 @@ def end_of(workdir, victims):
 MISTAKE = 'error: the disk of this host is full; free some\n'
 
 
+@pytest.mark.slow
 def test_the_other_ends_within_the_time_of_its_watchdog_and_names_it(tmp_path):
     (code_0, said_0, seconds), (code_1, said_1, _) = end_of(tmp_path, '1')
     assert code_1 == 1 and said_1.endswith(MISTAKE) and 'Traceback' not in said_1
@@ -70,6 +71,7 @@ def test_the_other_ends_within_the_time_of_its_watchdog_and_names_it(tmp_path):
     assert f'no sign of life from process 1 ({socket.gethostname()})' in said_0, said_0[-3000:]
 
 
+@pytest.mark.slow
 def test_where_it_is_process_0_the_other_ends_too(tmp_path):
     """With it goes what jax itself listens to, so that jax may end the other before its watchdog does."""
     (code_0, said_0, _), (code_1, said_1, seconds) = end_of(tmp_path, '0')
@@ -77,6 +79,7 @@ def test_where_it_is_process_0_the_other_ends_too(tmp_path):
     assert code_1 == STALLED and seconds < 3 * LIMIT, (code_1, seconds, said_1[-3000:])
 
 
+@pytest.mark.slow
 def test_all_by_the_same_mistake_say_so(tmp_path):
     for code, said, _ in end_of(tmp_path, '01'):
         assert code == 1 and re.search(r'^error: the disk', said, re.MULTILINE), said[-3000:]

@@ -363,6 +363,7 @@ def test_damaged_records(damage, indexed, refused, tmp_path, data_dir):
     assert 'delete' in line and 'again' in line, line
 
 
+@pytest.mark.slow
 def test_three_losses_in_a_row_that_are_not_finite_stop_with_step_and_images(refused, tmp_path, data_dir):
     line = refused(
         *_tiny(
@@ -390,6 +391,7 @@ def test_three_losses_in_a_row_that_are_not_finite_stop_with_step_and_images(ref
     assert not (tmp_path / 'run/results.json').exists()
 
 
+@pytest.mark.slow
 def test_full_disk(refused, tmp_path, data_dir):
     """A real full disk where this may mount one, else files that may not grow."""
     folder = tmp_path / 'run'
@@ -413,6 +415,7 @@ def test_full_disk(refused, tmp_path, data_dir):
             subprocess.run(['umount', folder], check=True)
 
 
+@pytest.mark.slow
 def test_odd_images_train_and_a_corrupted_checkpoint_is_told(run, tmp_path):
     """16-bit and RGBA PNGs are read; then the newest checkpoint is spoilt."""
     lists = write_release(tmp_path / 'raw')  # every second image of it is RGBA
@@ -437,6 +440,7 @@ def test_odd_images_train_and_a_corrupted_checkpoint_is_told(run, tmp_path):
     assert f'checkpoint {tmp_path}/run/checkpoints/2 is damaged' in err, err
 
 
+@pytest.mark.slow
 def test_killed_while_preparing_leaves_nothing_that_passes_for_whole(refused, tmp_path):
     """Two real processes, the first killed in the middle; the second prepares from scratch."""
     arguments = (

@@ -11,6 +11,8 @@ import several
 import tiny
 from mlvicx_jax.data import pipeline
 
+pytestmark = pytest.mark.slow  # every case starts from a run of eight devices, a process of its own
+
 PROGRAM = """
 import faulthandler, os, sys, traceback
 faulthandler.dump_traceback_later(280, exit=True)  # before the test gives up

@@ -9,9 +9,13 @@ from configs import base
 from mlvicx_jax import methods
 
 RIVALS = sorted(set(base.methods()) - {'mlvicx'})  # MLVICX itself: test_step.py and test_run.py
+# One of each kind of state: none, a teacher, a queue, decoded pictures. The others are of these kinds.
+FAST = 'simclr', 'byol', 'moco_v2', 'pcrl_v2'
 
 
-@pytest.mark.parametrize('name', RIVALS)
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in RIVALS]
+)
 def test_one_device_is_four_and_a_restart_goes_on(name, data_dir, tmp_path):
     devices = jax.devices()
     with jax.enable_x64(True):

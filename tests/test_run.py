@@ -199,6 +199,7 @@ def run_two(workdir, data_dir):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_write_once(straight, tmp_path, data_dir):
     try:
         said = finish(run_two(tmp_path / 'run', data_dir), [0, 0])

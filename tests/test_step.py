@@ -73,6 +73,7 @@ def test_one_device_is_four(argument, four_devices, data_dir):
     assert not [path for path in still if 'bias' not in path and path != '.skipped'], still
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_are_one_of_four(four_devices, data_dir, tmp_path):
     address, path = several.free_address(), tmp_path / 'state.npz'
     codes, said = several.run(

@@ -427,6 +427,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', RUNS)
 def test_a_downstream_task_runs_from_its_command_to_its_results(task, data_dir, tmp_path):
     small = tiny.get_config()
