@@ -4,6 +4,7 @@ import re
 import socket
 import time
 
+import pytest
 import several
 
 from mlvicx_jax.parallel import STALLED
