@@ -273,4 +273,4 @@ def test_ids_that_differ_in_form_are_one_patient():
             (['d', 'e', 'C', 'f'], ['003', 'ann ', 'C', 'bob']),
         )
     )
-    assert reports._shared_patients(one, other) == ['3', 'Ann']
+    assert reports._common_patients(one, other) == ['3', 'Ann']

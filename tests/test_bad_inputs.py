@@ -335,7 +335,7 @@ def test_workdir(refused, tmp_path, data_dir):
     (folder / 'checkpoints/4').mkdir(parents=True, exist_ok=True)
     (folder / 'config.json').write_text('{"seed": 5, "batch_size": 8')
     line = refused(*arguments)
-    assert f'{folder}/config.json is not valid JSON' in line and 'new --workdir' in line, line
+    assert f'{folder}/config.json: can not be read (JSONDecodeError' in line and 'new --workdir' in line, line
     (folder / 'config.json').write_text('{"seed": 5, "batch_size": 8}')
     line = refused(*arguments)
     for word in ('another config', 'config.seed: 5 -> 3', '--workdir'):
