@@ -9,6 +9,7 @@ sys.path.insert(0, str(ROOT))  # main.py and configs/ are no part of the package
 
 # Before jax is imported; processes that a test starts inherit all of it.
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # see mlvicx_jax/__init__.py
 os.environ['JAX_NUM_CPU_DEVICES'] = '4'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.jax_cache'))  # outlives a session
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
