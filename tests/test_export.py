@@ -332,7 +332,7 @@ REFUSED = {
     'unknown part': (['--what=head'], None, ["'head'", 'all']),
     'existing output': (['--out={tmp}/run'], None, ['run exists']),
     'no such step': (['--step=7'], None, ['checkpoint of step 7', '[0]']),
-    'no run': (['--workdir={tmp}/none'], None, ['none', 'run']),
+    'no run': (['--workdir={tmp}/none'], None, ['none: no run is there', 'config.json', '--workdir']),
     'width': (['--format=torchvision'], None, ['4 channels wide', '--format=mlvicx']),
     'unknown method': ([], lambda w: set_method(w, 'vicreg2'), ["'vicreg2'", 'mlvicx']),
     'broken config': ([], lambda w: (w / 'config.json').write_text('{'), ['config.json']),
