@@ -87,7 +87,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return f'{value:.{digits}f}'
 
 
-def estimate(value: float | None, interval: Sequence[float] | None) -> str:
+def estimate(value: float | None, interval: Sequence[float | None] | None) -> str:
     """0.812 [0.780, 0.840]; the interval is n/a by itself where only that is not available."""
     if value is None or math.isnan(value):
         return NOT_AVAILABLE
