@@ -16,18 +16,29 @@ import contextlib
 import os
 import pathlib
 import queue
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from benchmarks.faults import FAULTS, Fault
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TIMEOUT = 600  # seconds for a test; one that hangs has not told anything
-FAILED = 1  # pytest's exit code: tests ran and some failed
+CAUGHT = 'caught'
+WORDS = {0: 'SURVIVED', 1: CAUGHT}  # by pytest's exit code; any other: tests did not run
+
+
+class Outcome(NamedTuple):
+    """What pytest said: its exit code (-1: it did not end), the tests that failed, and how long it took."""
+
+    code: int
+    failed: list[str]
+    seconds: float
 
 
 def main() -> int:
@@ -71,7 +82,7 @@ def run(faults: list[Fault], jobs: int) -> int:
             copies.put(Copy(pathlib.Path(folder) / str(number)))
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(jobs))
 
-        def in_a_copy(fault: Fault | None, tests: list[str]) -> tuple[int, float]:
+        def in_a_copy(fault: Fault | None, tests: list[str]) -> Outcome:
             copy = copies.get()
             try:
                 with copy.planted(fault):
@@ -81,21 +92,18 @@ def run(faults: list[Fault], jobs: int) -> int:
 
         tests = sorted({fault.test for fault in faults})
         parts = [tests[len(tests) * i // jobs : len(tests) * (i + 1) // jobs] for i in range(jobs)]
-        for code, seconds in pool.map(lambda part: in_a_copy(None, part), filter(None, parts)):
-            say(f'without a fault: {"passed" if not code else "NOT PASSED"} in {seconds:.0f} s')
-            if code:
-                say('a test that fails without a fault proves nothing: mend it first')
-                pool.shutdown(cancel_futures=True)
-                return 1
+        sound = list(pool.map(lambda part: in_a_copy(None, part), filter(None, parts)))
+        broken = [line for outcome in sound for line in outcome.failed]
+        say('\n'.join(['without a fault:', *broken]) if broken else 'without a fault all tests pass')
         found = []
-        for fault, (code, seconds) in zip(
-            faults, pool.map(lambda fault: in_a_copy(fault, [fault.test]), faults), strict=True
-        ):
-            told = 'caught' if code == FAILED else 'did not run' if code else 'SURVIVED'
-            say(f'{fault.name}: {told} in {seconds:.0f} s')
-            found.append((fault, told, seconds))
+        for fault, outcome in zip(faults, pool.map(lambda fault: in_a_copy(fault, [fault.test]), faults)):
+            told = WORDS.get(outcome.code, 'did not run')
+            if any(line.startswith(fault.test) for line in broken) or any(of.code not in WORDS for of in sound):
+                told = 'proves nothing: its test fails without it'
+            say(f'{fault.name}: {told} in {outcome.seconds:.0f} s')
+            found.append((fault, told, outcome.seconds))
     print_table(found, time.monotonic() - began)
-    return int(any(told != 'caught' for _, told, _ in found))
+    return int(any(told != CAUGHT for _, told, _ in found))
 
 
 class Copy:
@@ -140,10 +148,10 @@ class Copy:
         finally:
             path.write_text(sound)
 
-    def test(self, tests: list[str]) -> tuple[int, float]:
-        """pytest's exit code, -1 where it did not end, and seconds."""
-        words = ['-n', '0', '-q', '-x', '-m', '', '-p', 'no:cacheprovider', '--durations=0', '--tb=line']
-        began, code = time.monotonic(), -1
+    def test(self, tests: list[str]) -> Outcome:
+        words = ['-n', '0', '-q', '-m', '', '-p', 'no:cacheprovider', '--tb=no', '-rfE']
+        words += ['-x'] if len(tests) == 1 else []
+        began, code, said = time.monotonic(), -1, ''
         with (
             tempfile.TemporaryDirectory(dir=self._root.parent) as scratch,
             contextlib.suppress(subprocess.TimeoutExpired),
@@ -156,10 +164,10 @@ class Copy:
                 capture_output=True,
                 text=True,
             )
-            code = ended.returncode
-            if code not in (0, FAILED) or (code and len(tests) > 1):
+            code, said = ended.returncode, ended.stdout
+            if code not in WORDS:
                 say(ended.stdout[-2000:] + ended.stderr[-1000:])
-        return code, time.monotonic() - began
+        return Outcome(code, re.findall(r'^(?:FAILED|ERROR) (.+)', said, re.M), time.monotonic() - began)
 
 
 def print_table(found: list[tuple[Fault, str, float]], seconds: float) -> None:
@@ -168,7 +176,7 @@ def print_table(found: list[tuple[Fault, str, float]], seconds: float) -> None:
     for fault, told, took in found:
         test = fault.test.removeprefix('tests/').replace('|', '\\|')
         print(f'| {fault.row} | {fault.why} | `{fault.file}` | `{test}` | {told} | {took:.0f} |')
-    caught = sum(told == 'caught' for _, told, _ in found)
+    caught = sum(told == CAUGHT for _, told, _ in found)
     print(f'\n{caught} of {len(found)} faults caught, in {seconds / 60:.0f} minutes.')
 
 

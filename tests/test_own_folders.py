@@ -153,7 +153,7 @@ def test_equal_pixels_in_two_splits_are_refused_by_name(tmp_path, suffix):
     _split(tmp_path, suffix=suffix)
     with pytest.raises(UserError, match=rf'test/A/9{suffix}: shows the same pixels as train/A/0.png') as error:
         _prepare(tmp_path, tmp_path / 'raw')
-    assert 'option copies=keep' in str(error.value) and '--allow_bad 1' in str(error.value)
+    assert 'option copies=keep' in str(error.value) and '--allow-bad 1' in str(error.value)
     kept = _prepare(tmp_path, tmp_path / 'raw', copies='keep')
     assert _count(kept) == 7 and 'films of test are also in train_val' in _notes(kept)
     lacking = prepare('image_folder_cxr', tmp_path / 'data', tmp_path / 'raw', {'size': 32}, allow_bad=1)

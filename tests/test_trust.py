@@ -183,7 +183,7 @@ def documents():
     ]
 
 
-COMMAND = r'python {}((?: \\+\n +| [^\s`()]+)+)'
+COMMAND = r'{}((?: \\+\n +| [^\s`()]+)+)'
 
 
 def commands(program, paths):
@@ -196,7 +196,7 @@ def commands(program, paths):
 def test_commands_of_the_documents_are_ones_that_main_takes():
     own = re.findall(r"flags\.DEFINE_[si]\w+\('(\w+)'", (ROOT / 'main.py').read_text())
     count = 0
-    for where, words in commands(r'main\.py', [*documents(), *(ROOT / 'configs').glob('*.py')]):
+    for where, words in commands(r'python main\.py', [*documents(), *(ROOT / 'configs').glob('*.py')]):
         words = [
             f'--config={ROOT}/{word.removeprefix("--config=")}' if word.startswith('--config=') else word
             for word in words
@@ -214,13 +214,10 @@ def test_commands_of_the_documents_are_ones_that_main_takes():
 
 def test_commands_of_the_documents_have_flags_of_their_modules():
     count = 0
-    for where, (module, *words) in commands('-m', documents()):
-        if not re.match(OURS, module):
-            continue
-        path = ROOT / module.replace('.', '/')
-        path = path / '__main__.py' if path.is_dir() else path.with_suffix('.py')
-        for flag in re.findall(r'^--\w+', '\n'.join(words), re.M):
-            assert f"'{flag}'" in path.read_text(), f'{where}: {module} has no {flag}'
+    for where, (name, *words) in commands('(?m)^mlvicx', documents()):
+        code = (ROOT / f'mlvicx_jax/commands/{name}.py').read_text()
+        for flag in re.findall(r'^--[\w-]+', '\n'.join(words), re.M):
+            assert f"'{flag}'" in code, f'{where}: mlvicx {name} has no {flag}'
             count += 1
     assert count > 15
 
@@ -243,7 +240,7 @@ def test_every_field_of_a_config_is_read_somewhere():
     code = '\n'.join(
         path.read_text()
         for path in (ROOT / 'mlvicx_jax').rglob('*.py')
-        if path.name not in ('config.py', 'workdir.py')
+        if path.relative_to(ROOT / 'mlvicx_jax').as_posix() not in ('config.py', 'run/folder.py')
     )
     units = {
         field.rpartition('.')[2]

@@ -188,7 +188,7 @@ def test_bad_files_are_rows_of_the_report(tmp_path):
     _film(train / 'img5.dicom', 5, PixelData=None)
     _film(train / 'img0.dicom', 0, Columns=30, Rows=100, PixelData=bytes(range(250)) * 24)  # boxes outside
     arguments = 'vinbig_cxr', tmp_path / 'data', tmp_path / 'raw', {'size': 32}
-    with pytest.raises(UserError, match='6 of 10 images.*--allow_bad 6'):
+    with pytest.raises(UserError, match='6 of 10 images.*--allow-bad 6'):
         prepare(*arguments, allow_bad=5)
     builder = prepare(*arguments, allow_bad=6)
     reasons = {row['file'].rpartition('/')[2]: row['reason'] for row in read_report(builder.data_path)['bad']}
