@@ -19,6 +19,7 @@ from mlvicx_jax.run.proof import steps_in
 STARTING = 'imports, data, restoring, compilation'
 STEPS, SAVE, EVALUATE = 24, 4, 8  # of a run that trains step by step
 FILMS, BAD = 2000, 20
+BLOCK = 4  # runs of the grid that make a phase
 SMALL = {
     'data.options.patients': 25,
     'data.stored_size': 96,
@@ -42,12 +43,10 @@ class Task:
     Attributes:
         phases: in their order.
         code: of its exit when it is done.
-        peaceful: runs before any kill; with two, the first compiles, and both must agree.
     """
 
     phases: tuple[str, ...] = ()
     code = 0
-    peaceful = 2
 
     def __init__(self, out: pathlib.Path):
         self.out = out
@@ -123,7 +122,7 @@ class Frozen(Task):
 
     def phase(self, session, name):
         said = session.said()
-        if len(self.kept(name)) == len(self.phases) - 2:
+        if '\nworkdir ' in said and len(self.kept(name)) == len(self.phases) - 2:
             return 'after the features'
         begun = [phase for phase in self.phases if f'{phase}:' in said]
         return begun[-1] if begun else STARTING
@@ -142,8 +141,12 @@ class Frozen(Task):
 class Grid(Task):
     """One pretraining and 24 frozen runs: 2 encoders, 3 shares, 4 seeds, two runs at a time."""
 
-    phases = 'before the first run', 'pretraining', 'runs', 'the last runs, tables'
-    peaceful = 1  # it takes minutes
+    phases = (
+        'before the first run',
+        'pretraining',
+        *(f'runs {i + 1} to {i + BLOCK}' for i in range(0, 24, BLOCK)),
+        'tables',
+    )
 
     def command(self, name):
         grid = self.out / 'grid.py'
@@ -152,10 +155,12 @@ class Grid(Task):
         return [sys.executable, 'main.py', f'--config={grid}', f'--workdir={self.out / name}']
 
     def phase(self, session, name):
-        done = len(self.kept(name))
-        if not list((self.out / name).glob('*/*.log')) or ' runs in ' not in session.said():
+        folder = self.out / name
+        if ' runs in ' not in session.said() or not list(folder.glob('*/*.log')):
             return self.phases[0]
-        return self.phases[1 if not done else 2 if done < 23 else 3]
+        if not (folder / 'pretrained/mlvicx_0/results.json').exists():
+            return self.phases[1]
+        return self.phases[2 + len(list(folder.glob('runs/*/results.json'))) // BLOCK]
 
     def kept(self, name):
         return {

@@ -1,9 +1,12 @@
 """Tasks: one registry, what they refuse and when, and that whatever can be off runs to the end."""
 
+import concurrent.futures
 import dataclasses
+import functools
 import json
 import pathlib
 import signal
+import time
 import types
 
 import numpy as np
@@ -254,12 +257,35 @@ def test_features_are_found_by_the_content_of_the_set_not_by_its_place(data_dir,
     monkeypatch.setattr(
         linear.frozen, 'extract', lambda encoder, variables, split, *_: np.zeros((len(split), 2))
     )
-    encoder, variables = methods.create(config).encoder, {'w': np.ones(2)}
+    method, variables = methods.create(config), {'w': np.ones(2)}
     for content in 'aab':
         monkeypatch.setattr(linear, 'records_hash', lambda data, content=content: content)
-        linear.features(config, encoder, variables, data, data.splits, None)
+        linear.features(config, method, variables, data, data.splits, None)
     first, same, other = made[:3], made[3:6], made[6:]
     assert first == same and not set(first) & set(other)
+
+
+def test_runs_that_need_the_same_features_at_once_compute_them_once(data_dir, tmp_path, monkeypatch):
+    config = recipe('frozen', data_dir)
+    config.method.labels = 9
+    data = opening.open_data(config)
+    config.data.data_dir = str(tmp_path)
+    computed = []
+
+    def slowly(encoder, variables, split, *_):
+        computed.append(split.name)
+        time.sleep(0.2)
+        return np.zeros((len(split), 2))
+
+    monkeypatch.setattr(linear.frozen, 'extract', slowly)
+    of_run = functools.partial(
+        linear.features, config, methods.create(config), {'w': np.ones(2)}, data, data.splits, None
+    )
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        found = [run.result() for run in [pool.submit(of_run) for _ in range(3)]]
+    assert sorted(computed) == sorted(split.name for split in data.splits.values())
+    assert [x.keys() for x in found] == [data.splits.keys()] * 3
+    assert not list(tmp_path.rglob('*.partial'))
 
 
 @pytest.mark.parametrize('number,code', [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

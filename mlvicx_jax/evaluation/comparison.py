@@ -94,13 +94,14 @@ def mean_auroc_difference(
     freedom of the labels' variances.
 
     Args:
-        labels: [n, k] of 0 and 1. Those that fewer than `intervals.FEWEST` patients have or lack, or
-            for which a method has no score, are left out of both means.
+        labels: [n, k] of 0 and 1. Those of one class alone, or without a method's score, are left out
+            of both means. Those that fewer than `intervals.FEWEST` patients have or lack tell nothing
+            of their spread; they count with the two areas' model variances, as if not correlated.
         scores_a, scores_b: [n, k], the methods' scores of the same images.
         patients: [n] patient of each row.
 
     Returns:
-        Estimate of floats; NaN where no label is left.
+        Estimate of floats; NaN where no label is left, the ends also where all have too few patients.
 
     Raises:
         UserError: as `intervals.auroc_interval`.
@@ -108,16 +109,17 @@ def mean_auroc_difference(
     scores = np.stack([scores_a, scores_b]).astype(np.float64)
     scores[:, :, np.isnan(scores).all(1).any(0)] = np.nan
     (a, _), (b, _) = (taken_apart(area, labels, one, patients) for one in scores)
-    told = a.patients.min(0) >= FEWEST
+    told, count = a.patients.min(0) >= FEWEST, len(a.value)
+    value = float((a.value - b.value).mean()) if count else math.nan
     if not told.any():
-        return Estimate(math.nan, math.nan, math.nan)
-    value = (a.value - b.value)[told].mean()
+        return Estimate(value, math.nan, math.nan)
     adds = (a.positive + a.negative - b.positive - b.negative)[:, told]
-    error = math.sqrt(np.sum(adds.mean(1) ** 2))
+    untold = sum(area_model(of.value, of.effective)[~told].sum() for of in (a, b)) / count**2
+    error = math.sqrt(np.sum((adds.sum(1) / count) ** 2) + untold)
     of_labels, df = np.sum(adds**2, 0), np.minimum(a.df, b.df)[told]
     df = of_labels.sum() ** 2 / np.sum(of_labels**2 / df) if of_labels.any() else df.min()
-    reach = stats.t.ppf(TAILS[1], df) * error
-    return Estimate(float(value), float(value - reach), float(value + reach))
+    reach = float(stats.t.ppf(TAILS[1], df) * error)
+    return Estimate(value, value - reach, value + reach)
 
 
 def _of_difference(a: Interval, b: Interval, adds_a, adds_b, df) -> Interval:

@@ -5,17 +5,19 @@ of `methods/supervised.py`, in a checkpoint like that of a fine-tuned run: predi
 export read both.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import zipfile
 import zlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 
-from mlvicx_jax import durations
+from mlvicx_jax import durations, lock
 from mlvicx_jax.data import opening
 from mlvicx_jax.data.records import records_hash
 from mlvicx_jax.errors import UserError
@@ -93,23 +95,30 @@ def features(config, method, variables, full, splits, mesh) -> dict[str, np.ndar
         identity = json.dumps(made_of | {'images': whole.hash}, sort_keys=True)
         file = f'{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz'
         path = pathlib.Path(config.data.data_dir) / 'features' / file
-        found = _read(path)
-        if found is None:
-            say(f'features of {name}: {len(whole)} images ...')
-            found = frozen.extract(
-                method.encoder,
-                variables,
-                whole,
-                config.data.image_size,
-                config.eval.batch_size,
-                mesh,
-                method.readout,
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_arrays(path, {'features': found, 'sha256': hashlib.sha256(found.tobytes()).hexdigest()})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Runs of a grid that start together need the same: one computes it, the others wait.
+        with _lock(path):
+            found = _read(path)
+            if found is None:
+                say(f'features of {name}: {len(whole)} images ...')
+                found = frozen.extract(
+                    method.encoder,
+                    variables,
+                    whole,
+                    config.data.image_size,
+                    config.eval.batch_size,
+                    mesh,
+                    method.readout,
+                )
+                write_arrays(path, {'features': found, 'sha256': hashlib.sha256(found.tobytes()).hexdigest()})
         place = {image: i for i, image in enumerate(whole.image_ids.tolist())}
         result[name] = found[[place[image] for image in split.image_ids.tolist()]]
     return result
+
+
+def _lock(path: pathlib.Path) -> contextlib.AbstractContextManager:
+    """Keeps other runs from a file of features; of processes that train together the first holds it for all."""
+    return contextlib.nullcontext() if jax.process_index() else lock.take(path.with_suffix('.lock'), wait=None)
 
 
 def _read(path: pathlib.Path) -> np.ndarray | None:
