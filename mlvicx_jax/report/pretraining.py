@@ -24,7 +24,7 @@ def probes(run: Run) -> Section | NotRun | None:
     if results is None:
         return None
     if results.get('probe/auroc') is None:
-        return NotRun('probes', 'config.eval_every_steps was 0')
+        return NotRun('probes', 'the run evaluated nothing (config.eval_every_steps=0 or another unit)')
     split = f'{results["eval/split"]} split of {run.config["data"]["name"]}'
     there = {'trained': ''} | {
         name: ending for name, ending in baselines.ENDINGS.items() if f'probe/auroc{ending}' in results
