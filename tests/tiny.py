@@ -132,8 +132,9 @@ def train_in_double(argument, data_dir, devices, steps=6, again=None):
         return first, *jax.tree.map(np.asarray, run(state, steps))
     state, _, _ = run(state, steps // 2)
     with contextlib.closing(Checkpoints(again, 1, 1, 0, split.hash)) as checkpoints:
-        checkpoints.save(state)
-        checkpoints.wait()
+        if checkpoints.newest() is None:  # else one of another number of devices, which shall be gone on from
+            checkpoints.save(state)
+            checkpoints.wait()
         last, metrics, out = jax.tree.map(np.asarray, run(state, steps))
         resumed, _, _ = run(checkpoints.restore(like), steps)
     return first, last, metrics, out, jax.tree.map(np.asarray, resumed)

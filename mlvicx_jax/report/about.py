@@ -54,7 +54,7 @@ def what_was_run(run: Run) -> Section:
         ('initial encoder', _init(results, config)),
         (
             'context bottlenecks',
-            'kept' if results.get('context', config['model']['context']) else 'none (config.model.context=False)',
+            'kept' if results.get('context', config['model']['context']) else 'none (model.context=False)',
         ),
     ]
     rows.append(('checkpoint', _checkpoint(run)))
