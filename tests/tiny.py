@@ -8,6 +8,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -128,14 +129,19 @@ def train_in_double(argument, data_dir, devices, steps=6, again=None):
         stream.close()
         return state, metrics, out
 
+    def fetch(state, metrics, out):
+        if jax.process_count() > 1:  # outputs stay divided, here over processes
+            out = multihost_utils.process_allgather(out, tiled=True)
+        return jax.tree.map(np.asarray, (state, metrics, out))
+
     if again is None:
-        return first, *jax.tree.map(np.asarray, run(state, steps))
+        return first, *fetch(*run(state, steps))
     state, _, _ = run(state, steps // 2)
     with contextlib.closing(Checkpoints(again, 1, 1, 0, split.hash)) as checkpoints:
         if checkpoints.newest() is None:  # else one of another number of devices, which shall be gone on from
             checkpoints.save(state)
             checkpoints.wait()
-        last, metrics, out = jax.tree.map(np.asarray, run(state, steps))
+        last, metrics, out = fetch(*run(state, steps))
         resumed, _, _ = run(checkpoints.restore(like), steps)
     return first, last, metrics, out, jax.tree.map(np.asarray, resumed)
 
