@@ -15,7 +15,7 @@ from ended_run import make_workdir
 
 import tiny
 from mlvicx_jax import parallel
-from mlvicx_jax.commands import predict
+from mlvicx_jax.commands import _kept_table, predict
 from mlvicx_jax.data.source import open_dataset
 from mlvicx_jax.evaluation import frozen
 from mlvicx_jax.files import write_json
@@ -286,3 +286,29 @@ def test_rows_that_are_not_of_these_films_and_this_network_are_made_again(classi
     partial.write_text(''.join(rows))
     predict.predict(classifier, [folder], out, batch_size=2)
     assert out.read_bytes() == straight.read_bytes() and not list(out.parent.glob('*.partial'))
+
+
+def test_a_start_that_dies_while_it_takes_over_the_rows_of_before_loses_none(tmp_path, monkeypatch):
+    film = tmp_path / 'film.png'
+    film.touch()
+    arguments = tmp_path / 'out.csv', ['path', 'error'], [str(film)], ['film.png'], 'hash'
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    def start(rows, then):
+        with _kept_table.opened(*arguments) as table:
+            kept = list(table.kept)
+            table.write(rows)
+            then()
+        return kept
+
+    with pytest.raises(KeyboardInterrupt):
+        start([['film.png', '']], die)
+    for module, function in ((_kept_table.csv, 'writer'), (os, 'replace')):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, function, die)
+            with pytest.raises(KeyboardInterrupt):
+                start([], print)
+    assert start([], print) == [['film.png', '']]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['film.png', 'out.csv']

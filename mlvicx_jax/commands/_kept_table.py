@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from mlvicx_jax.errors import UserError
+from mlvicx_jax.files import write_text
 
 
 class Table(Protocol):
@@ -76,10 +77,11 @@ def opened(
             if other != partial:
                 other.unlink()  # another network's: nobody goes on with it under this name
         kept = _kept(partial, header, paths, names)
-        with partial.open('w', newline='', encoding='utf-8') as file:
-            table = _Filed(file, kept)
-            table.write([header, *kept])
-            yield table
+        rows = io.StringIO()
+        csv.writer(rows, lineterminator='\n').writerows([header, *kept])
+        write_text(partial, rows.getvalue())  # a kill in between leaves the rows of before
+        with partial.open('a', newline='', encoding='utf-8') as file:
+            yield _Filed(file, kept)
         os.replace(partial, out)
     except OSError as error:
         raise UserError(f'{out}: can not be written ({error.strerror}); give another --out') from error
