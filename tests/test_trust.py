@@ -304,11 +304,13 @@ def test_every_import_is_declared():
 def test_an_installation_has_every_file_that_the_program_reads():
     setuptools, absent = project()['tool']['setuptools'], []
     patterns = ['*.py', *setuptools['package-data']['*']]
-    for package, folder in setuptools['package-dir'].items():
+    for folder in setuptools['package-dir'].values():
         for path in (ROOT / folder).rglob('*'):
             if path.is_file() and '__pycache__' not in path.parts:
-                parts = path.parent.relative_to(ROOT / folder).parts
-                if '.'.join([package, *parts]) not in setuptools['packages'] or not any(
+                # setup.py takes every folder with an __init__.py whose parents have one.
+                inside = [path.parent, *path.parent.parents]
+                inside = inside[: inside.index(ROOT / folder) + 1]
+                if not all((parent / '__init__.py').exists() for parent in inside) or not any(
                     fnmatch.fnmatch(path.name, pattern) for pattern in patterns
                 ):
                     absent.append(str(path.relative_to(ROOT)))
