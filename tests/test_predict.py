@@ -293,7 +293,7 @@ def test_a_start_that_dies_while_it_takes_over_the_rows_of_before_loses_none(tmp
     film.touch()
     arguments = tmp_path / 'out.csv', ['path', 'error'], [str(film)], ['film.png'], 'hash'
 
-    def die(*_):
+    def die(*_, **__):
         raise KeyboardInterrupt
 
     def start(rows, then):

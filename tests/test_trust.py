@@ -382,7 +382,9 @@ def test_the_best_of_a_run_that_got_worse_is_read_back_and_judged(data_dir, tmp_
 
     def results(self, state, numbers, initial):
         judged.append((jax.device_get(state.params), numbers))
-        return {}
+        means = {'mean8': 0.5, 'mean9': 0.5}
+        head = {'auroc': dict.fromkeys(self._data.label_names, 0.5), 'means': means, 'not_available': []}
+        return {'primary': 'classifier', 'test': {'classifier': head}}
 
     monkeypatch.setattr(classification.Task, 'at', at)
     monkeypatch.setattr(classification.Task, 'results', results)
