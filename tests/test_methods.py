@@ -9,8 +9,8 @@ from configs import base
 from mlvicx_jax import methods
 
 RIVALS = sorted(set(base.methods()) - {'mlvicx'})  # MLVICX itself: test_step.py and test_run.py
-# One of each kind of state: none, a teacher, a queue, decoded pictures. The others are of these kinds.
-FAST = 'simclr', 'byol', 'moco_v2', 'pcrl_v2'
+# One of each kind of state: none, a teacher, a teacher and a queue. The others are of these kinds.
+FAST = 'simclr', 'byol', 'moco_v2'
 
 
 @pytest.mark.parametrize(
