@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from nih_release import write_release
 
+import tiny
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # jax takes seconds to import and to tear down, so one process imports it, commands that end before
@@ -336,7 +338,8 @@ def test_workdir(refused, tmp_path, data_dir):
     (folder / 'config.json').write_text('{"seed": 5, "batch_size": 8')
     line = refused(*arguments)
     assert f'{folder}/config.json: can not be read (JSONDecodeError' in line and 'new --workdir' in line, line
-    (folder / 'config.json').write_text('{"seed": 5, "batch_size": 8}')
+    earlier = json.loads(tiny.get_config().to_json_best_effort()) | {'seed': 5, 'batch_size': 8}
+    (folder / 'config.json').write_text(json.dumps(earlier))
     line = refused(*arguments)
     for word in ('another config', 'config.seed: 5 -> 3', '--workdir'):
         assert word in line, line
