@@ -65,11 +65,10 @@ def start(workdir, data_dir, *arguments, program=('main.py',), **environment):
         f'--config.data.data_dir={data_dir}',
         *arguments,
     ]
-    # At XLA's own optimisation level, as users run it: tests/conftest.py lowers it for the others.
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | {'XLA_FLAGS': ''} | environment,
+        env=os.environ | environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
